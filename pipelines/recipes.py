@@ -1,0 +1,235 @@
+"""Recipes: YAML files that name components from an allow-list and set their parameters.
+
+A recipe is data. It is read with a safe loader (no tags, no aliases, no repeated keys) and checked as a whole, so that
+every mistake is listed at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..data.errors import ChiasmError, RecipeError, SeveralErrors, did_you_mean
+
+CODES = {
+    "CHI-RC-003": "No recipe of that name or file.",
+    "CHI-RC-004": "The recipe is not readable YAML, or uses what a recipe may not use (tags, aliases, repeated keys).",
+    "CHI-RC-005": "A recipe field is unknown, missing or has a value outside what is allowed.",
+}
+MAX_RECIPE_BYTES = 256 * 1024
+
+ComponentKind = Literal["brain-mask", "unet3d", "swin-unetr", "monai"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChannelSpec(_Model):
+    """How a channel is recognised: BIDS suffixes, and words in a loose file's name."""
+
+    suffixes: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    optional: bool = False
+
+
+class ComponentSpec(_Model):
+    """A network: its kind (allow-list), the weights that it needs and its parameters."""
+
+    kind: ComponentKind
+    weights: str | tuple[str, ...] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """All weights folders that the component wants, one a fold."""
+        if self.weights is None:
+            return ()
+        return (self.weights,) if isinstance(self.weights, str) else self.weights
+
+
+class SpaceSpec(_Model):
+    """The space that the network sees: spacing (null: the input's own) and crop."""
+
+    spacing_mm: Annotated[float, Field(ge=0.1, le=20)] | None = None
+    crop: Literal["none", "mask", "foreground"] = "none"
+    margin_mm: Annotated[float, Field(ge=0, le=100)] = 8.0
+
+
+class WindowsSpec(_Model):
+    """Sliding windows, in voxels of the model space."""
+
+    size: tuple[Annotated[int, Field(ge=16, le=512)], Annotated[int, Field(ge=16, le=512)], Annotated[int, Field(ge=16, le=512)]] = (96, 96, 96)
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    blend: Literal["gaussian", "constant"] = "gaussian"
+
+
+class RegionSpec(_Model):
+    """A nested region: which labels belong to it and what it writes; later regions overwrite earlier ones."""
+
+    name: str
+    labels: tuple[int, ...]
+    write: Annotated[int, Field(ge=1, le=65535)]
+
+
+class Recipe(_Model):
+    """A whole recipe; ``docs/design.md`` shows one."""
+
+    recipe: Literal[1]
+    pipeline: Literal["segmentation"]
+    title: str
+    name: str = ""
+    channels: dict[str, ChannelSpec] = Field(min_length=1)
+    components: dict[str, ComponentSpec]
+    space: SpaceSpec = SpaceSpec()
+    intensity: Literal["zscore-nonzero", "percentile", "none"] = "zscore-nonzero"
+    windows: WindowsSpec = WindowsSpec()
+    labels: dict[Annotated[int, Field(ge=1, le=65535)], str] = Field(default_factory=dict)
+    regions: tuple[RegionSpec, ...] = ()
+    plausible_ml: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    citations: tuple[str, ...] = ()
+    methods: str = ""
+    training: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recipe:
+        wrong = []
+        if not self.labels and not self.regions:
+            wrong.append("labels or regions: one of them is needed")
+        if "network" not in self.components:
+            wrong.append("components.network: missing")
+        if self.space.crop == "mask" and "mask" not in self.components and "mask" not in self.channels:
+            wrong.append("space.crop: 'mask' needs a component or a channel called mask")
+        known = set(self.labels.values()) | {region.name for region in self.regions}
+        wrong += [f"plausible_ml.{name}: not a label or region of this recipe" for name in self.plausible_ml if name not in known]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def sha256(self) -> str:
+        """Hash of everything that can change an output; titles, citations and training settings cannot."""
+        kept = self.model_dump(mode="json", exclude={"training", "title", "citations", "methods", "notices"})
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Value in the output file -> name in words."""
+        if self.regions:
+            return self.labels or {region.write: region.name for region in self.regions}
+        return dict(self.labels)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader without aliases (bombs) and without repeated keys (one of them would be lost in silence)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) != len(node.value):
+            raise yaml.YAMLError(f"a key is repeated near line {node.start_mark.line + 1}")
+        return mapping
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("chiasm.configs")
+    return sorted(
+        entry.name[: -len(".yaml")]
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml") and entry.name != "weights.yaml"
+    )
+
+
+def load_recipe(name_or_file: str | Path) -> Recipe:
+    """Read a recipe by name (in ``configs/``) or from a file.
+
+    Raises
+    ------
+    RecipeError, SeveralErrors
+        ``CHI-RC-003`` not found, ``CHI-RC-004`` not plain YAML, ``CHI-RC-005`` every field that is wrong.
+    """
+    name, text = _text(name_or_file)
+    return parse_recipe(text, name=name)
+
+
+def parse_recipe(text: str, *, name: str) -> Recipe:
+    """Check the text of a recipe; see `load_recipe` for the errors."""
+    try:
+        tree = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader with more refusals
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where is not None else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError("CHI-RC-004", f"recipe '{name}' is not plain YAML{line}: {reason}.", "Correct that line.") from None
+    if not isinstance(tree, Mapping):
+        raise RecipeError("CHI-RC-004", f"recipe '{name}' is not a mapping of fields.", "See configs/brain-tissue.yaml for the form.")
+    try:
+        return Recipe.model_validate({"name": name, **tree})
+    except ValidationError as error:
+        raise SeveralErrors(list(_field_errors(error, name))) from None
+
+
+def _text(name_or_file: str | Path) -> tuple[str, str]:
+    path = Path(name_or_file)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        try:
+            data = path.read_bytes()[: MAX_RECIPE_BYTES + 1]
+        except OSError as error:
+            raise RecipeError("CHI-RC-003", f"recipe file '{path.name}' cannot be read: {error.strerror}.", "Check the path.") from None
+        if len(data) > MAX_RECIPE_BYTES:
+            raise RecipeError("CHI-RC-004", f"recipe '{path.name}' is larger than {MAX_RECIPE_BYTES} bytes.", "A recipe is a short text.")
+        try:
+            return path.stem, data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise RecipeError("CHI-RC-004", f"recipe '{path.name}' is not UTF-8 text.", "Save it as UTF-8.") from None
+    names = recipe_names()
+    if str(name_or_file) not in names:
+        near = did_you_mean(str(name_or_file), names)
+        raise RecipeError("CHI-RC-003", f"there is no recipe '{name_or_file}'.{near}", f"Give a .yaml file, or one of: {', '.join(names)}.")
+    return str(name_or_file), resources.files("chiasm.configs").joinpath(f"{name_or_file}.yaml").read_text("utf-8")
+
+
+def _field_errors(error: ValidationError, name: str) -> Iterator[ChiasmError]:
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"]) or "recipe"
+        got = item.get("input")
+        got_text = f", got {got!r}" if isinstance(got, str | int | float | bool) and len(repr(got)) < 60 else ""
+        near = ""
+        if item["type"] == "extra_forbidden":
+            near = did_you_mean(str(item["loc"][-1]), _fields_at(item["loc"][:-1]))
+        elif item["type"] == "literal_error" and isinstance(got, str):
+            near = did_you_mean(got, [str(choice) for choice in _choices(item["loc"])])
+        message = item["msg"].removeprefix("Value error, ")
+        yield RecipeError("CHI-RC-005", f"recipe '{name}', {path}: {message[0].lower() + message[1:]}{got_text}.{near}")
+
+
+_BLOCKS: dict[str, type[_Model]] = {
+    "channels": ChannelSpec,
+    "components": ComponentSpec,
+    "space": SpaceSpec,
+    "windows": WindowsSpec,
+    "regions": RegionSpec,
+}
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model = _BLOCKS.get(str(location[0]), Recipe) if location else Recipe
+    return list(model.model_fields)
+
+
+def _choices(location: tuple[int | str, ...]) -> tuple[Any, ...]:
+    model = _BLOCKS.get(str(location[0]), Recipe) if len(location) > 1 else Recipe
+    field = model.model_fields.get(str(location[-1]))
+    return get_args(field.annotation) if field is not None else ()
