@@ -1,0 +1,171 @@
+"""The shape of the house: sizes of files and functions, what a command line may import, nothing unsafe, nothing local."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("data", "encoders", "fusion", "heads", "pipelines", "configs")
+MAX_LINES_OF_FILE = 500
+MAX_LINES_OF_FUNCTION = 100
+HEAVY = (
+    "torch",
+    "monai",
+    "transformers",
+    "numpy",
+    "nibabel",
+    "scipy",
+    "pydantic",
+    "pydicom",
+    "matplotlib",
+    "rich",
+    "yaml",
+)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files of the commit and of the working tree that git does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    try:
+        found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [path for line in found.stdout.splitlines() if (path := ROOT / line).is_file()]
+
+
+def package_files() -> list[Path]:
+    """Python files that are installed."""
+    return [
+        ROOT / "__init__.py",
+        ROOT / "__main__.py",
+        *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))),
+    ]
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function of a file, nested ones too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_no_file_is_longer_than_the_limit() -> None:
+    lengths = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in tracked("*.py")}
+    assert {path: n for path, n in lengths.items() if n > MAX_LINES_OF_FILE} == {}
+
+
+def test_no_function_is_longer_than_the_limit() -> None:
+    too_long = {
+        f"{path.relative_to(ROOT)}:{node.name}": length
+        for path in tracked("*.py")
+        for node in functions(path)
+        if (length := (node.end_lineno or 0) - node.lineno + 1) > MAX_LINES_OF_FUNCTION
+    }
+    assert too_long == {}
+
+
+def test_public_functions_and_classes_of_the_package_have_docstrings() -> None:
+    missing = [
+        f"{path.relative_to(ROOT)}:{node.name}"
+        for path in package_files()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert missing == []
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    banned = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
+    assert [path for path in package_files() if path.stem in banned] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        (r"\bshell\s*=\s*True", "a shell reads its arguments as code"),
+        (r"(?<![\w.])eval\(", "eval runs its input"),
+        (r"\bextractall\(", "an archive may point out of its folder"),
+        (r"yaml\.(load|full_load|unsafe_load)\(", "only safe_load builds no objects"),
+        (r"weights_only\s*=\s*False", "such a checkpoint runs code"),
+        (r"trust_remote_code\s*=\s*True", "such a model runs code"),
+    ],
+)
+def test_unsafe_calls_are_absent_from_the_package(pattern: str, why: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}" for path in package_files() if re.search(pattern, path.read_text(encoding="utf-8"))
+    ]
+    assert found == [], why
+
+
+def test_pickle_is_imported_only_by_the_conversion_child() -> None:
+    # ENGINEERING rule: a published file that is a pickle is read with a closed list of names, in its own process.
+    allowed = ROOT / "pipelines" / "engine" / "conversion"
+    importing = [
+        path.relative_to(ROOT)
+        for path in package_files()
+        if re.search(
+            r"^\s*(import|from) (pickle|cloudpickle|dill|joblib|shelve|marshal)\b",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+        and allowed not in path.parents
+    ]
+    assert importing == []
+
+
+def test_command_line_modules_import_nothing_heavy_at_their_top() -> None:
+    heavy = []
+    for path in sorted((ROOT / "pipelines" / "cli").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom) and node.level == 0
+                else []
+            )
+            heavy += [f"{path.name}: {name}" for name in names if name.split(".")[0] in HEAVY]
+    assert heavy == []
+
+
+def test_no_tracked_text_names_a_registry_or_a_place_on_a_machine() -> None:
+    # Patterns are put together here so that this file does not find itself.
+    words = [
+        "index" + "-url",
+        "find" + "-links",
+        "trusted" + "-host",
+        "/ho" + "me/",
+        "/roo" + "t/",
+        "/op" + "t/",
+        "/Us" + "ers/",
+    ]
+    pattern = re.compile("|".join(map(re.escape, words)))
+    suffixes = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".json", ".cfg", ".jsonl", ".tsv", ".csv", ""}
+    found = [
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if path.suffix in suffixes
+        and "vendor" not in path.parts
+        and pattern.search(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert found == []
+
+
+def test_pins_are_names_and_versions_only() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", line)] == []
+
+
+def test_shipped_weights_are_small_and_carry_a_card() -> None:
+    for model in sorted((ROOT / "encoders" / "weights").rglob("model.safetensors")):
+        assert model.stat().st_size <= 8 * 2**20, model.parent.name
+        assert (model.parent / "README.md").is_file(), model.parent.name
+        assert (model.parent / "config.json").is_file(), model.parent.name
