@@ -1,0 +1,1 @@
+"""The ground floor: patients, volumes, readers, writers, geometry, discovery, coded errors."""

@@ -1,0 +1,1 @@
+"""Where modalities meet: attention and optimal transport."""

@@ -1,0 +1,1 @@
+"""The top floor: one file a task, and the rooms that run it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Children of a test are not under pytest-socket: they get a proxy that nobody listens on, and hubs that are switched off.
+# Children of a test are not under pytest-socket: they get a proxy nobody listens on, and hubs switched off.
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DO_NOT_TRACK"):
     os.environ[_name] = "1"
 for _name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):

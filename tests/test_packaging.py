@@ -121,11 +121,17 @@ def test_the_installed_wheel_imports_every_package_and_reads_every_recipe(instal
 
 
 def test_the_installed_wheel_has_the_command(installed: Path, tmp_path: Path) -> None:
-    command = "from importlib.metadata import entry_points as e; print(e(group='console_scripts', name='chiasm')['chiasm'].value)"
-    assert run(installed, "-I", "-c", command, cwd=tmp_path).strip() == "chiasm.pipelines.cli.main:main"
+    code = """
+from importlib.metadata import entry_points
+print(entry_points(group="console_scripts", name="chiasm")["chiasm"].value)
+"""
+    assert run(installed, "-I", "-c", code, cwd=tmp_path).strip() == "chiasm.pipelines.cli.main:main"
 
 
 def test_no_module_of_the_package_imports_under_a_global_name(installed: Path, tmp_path: Path) -> None:
     # `data` and `configs` are names of other packages on the registry: they must stay free.
-    code = "import importlib.util as u; print([n for n in ('data','encoders','fusion','heads','pipelines','configs') if u.find_spec(n)])"
+    code = """
+from importlib.util import find_spec
+print([n for n in ("data", "encoders", "fusion", "heads", "pipelines", "configs") if find_spec(n)])
+"""
     assert run(installed, "-I", "-c", code, cwd=tmp_path).strip() == "[]"

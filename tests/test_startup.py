@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 HEAVY = {
-    "torch", "torchvision", "monai", "transformers", "numpy", "scipy", "nibabel", "nilearn", "pydantic", "pydicom", "highdicom",
-    "matplotlib", "pandas", "sklearn", "PIL", "jinja2", "yaml", "rich", "safetensors", "isal", "psutil", "sqlite3",
+    "torch", "torchvision", "monai", "transformers", "numpy", "scipy", "nibabel", "nilearn", "pydantic", "pydicom",
+    "highdicom", "matplotlib", "pandas", "sklearn", "PIL", "jinja2", "yaml", "rich", "safetensors", "isal", "psutil",
+    "sqlite3",
 }  # fmt: skip
 REPORT = "import json, sys; sys.stderr.write('MODULES ' + json.dumps(sorted(sys.modules)))"
 

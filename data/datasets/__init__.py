@@ -1,0 +1,1 @@
+"""On-disk layouts of published data sets."""

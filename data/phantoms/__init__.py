@@ -1,0 +1,1 @@
+"""Synthetic twins of those layouts, with a known planted signal."""

@@ -1,0 +1,1 @@
+"""Stages, plans, workers, ledger, records: how a cohort is run."""

@@ -1,0 +1,1 @@
+"""The child process that reads published checkpoints and writes safetensors."""
