@@ -1,0 +1,108 @@
+"""What the `training:` block of a recipe may say."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+Size = tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]]
+Contrast = Literal["t1", "pd", "inverted", "any"]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Phase(_Block):
+    """A stretch of steps with one patch size.
+
+    `spacing_mm` is the range that generated samples draw their voxel size from; real cases come at the recipe's spacing.
+    """
+
+    steps: Annotated[int, Field(ge=1)]
+    patch: Size
+    batch: Annotated[int, Field(ge=1)] = 1
+    spacing_mm: tuple[Positive, Positive] = (1.0, 1.0)
+
+
+class TestSet(_Block):
+    """Generated volumes that no training step sees (their seed is not the training's), fixed before training."""
+
+    __test__ = False  # not a pytest class
+
+    seed: int
+    volumes: Annotated[int, Field(ge=1)] = 40
+    contrasts: tuple[Contrast, ...] = ("t1", "pd", "inverted")
+    separation: tuple[Positive, Positive] = (3.0, 25.0)
+    shape: Size = (160, 192, 160)
+    spacing_mm: Positive = 1.0
+
+
+class Generator(_Block):
+    """Samples made from label maps instead of read from a data set; the rest are fields of `label_maps.Ranges`."""
+
+    maps: Literal["mni152"] = "mni152"
+    ranges: dict[str, object] = Field(default_factory=dict)
+    test: TestSet | None = None
+
+
+class Augmentation(_Block):
+    """Changes made to patches of real cases."""
+
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    shift: Annotated[float, Field(ge=0)] = 0.1
+    noise: Annotated[float, Field(ge=0)] = 0.05
+
+
+class TrainingSettings(_Block):
+    """Everything a training run depends on, beside the network and the data.
+
+    `foreground` is the share of patches centred on a labelled voxel; `ema` the decay of the averaged weights that are
+    validated and exported; `clip_norm` the largest gradient norm.
+    """
+
+    seed: int = 0
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    loss: Literal["dice-ce", "dice-focal"] = "dice-ce"
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warm_up_steps: Annotated[int, Field(ge=0)] = 50
+    final_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    clip_norm: Positive = 5.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    deep_supervision: bool = False
+    foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
+    augmentation: Augmentation = Augmentation()
+    folds: Annotated[int, Field(ge=2)] = 5
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    generator: Generator | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases together."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> tuple[Phase, int]:
+        """Return the phase that a step (from 0) belongs to, and how many samples were drawn before that step."""
+        seen = 0
+        samples = 0
+        for phase in self.phases:
+            if step < seen + phase.steps:
+                return phase, samples + (step - seen) * phase.batch
+            seen += phase.steps
+            samples += phase.steps * phase.batch
+        return self.phases[-1], samples + (step - seen) * self.phases[-1].batch
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine down to `final_share` of the peak."""
+        if step < self.warm_up_steps:
+            return self.learning_rate * (step + 1) / self.warm_up_steps
+        progress = (step - self.warm_up_steps) / max(1, self.steps - self.warm_up_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return self.learning_rate * (self.final_share + (1 - self.final_share) * cosine)
