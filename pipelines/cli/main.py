@@ -21,6 +21,7 @@ COMMANDS = {
     "phantom": "make a synthetic cohort with a known answer",
     "weights": "list, add, convert and verify weights",
     "info": "show pipelines, versions, devices and weights",
+    "demo": "segment a real MRI among a small cohort, one patient of it broken",
 }
 EPILOG = "exit codes: 0 ok, 1 some failed, 2 usage or recipe, 3 no valid input, 70 internal, 75 stopped (resumable), 126 weights missing, 127 tool missing"
 

@@ -156,10 +156,11 @@ class Scheduler:
     def _run_batched(self, stage: BatchedStage, first: Flow) -> None:
         active: list[OpenJob] = []
         waiting: list[Flow] = [first]
+        leg = first.leg  # `first` moves on while its batch mates still come in
 
         def source() -> OpenJob | None:
             while True:
-                flow = waiting.pop() if waiting else self._take("accelerator", first.leg, like=first)
+                flow = waiting.pop() if waiting else self._take("accelerator", leg, like=first)
                 if flow is None:
                     return None
                 try:
