@@ -1,0 +1,233 @@
+"""Build a recipe's networks from an allow-list of kinds and fill them with weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from ...data.errors import RecipeError, WeightsError, did_you_mean
+from .tensors import fill, read_tensors
+from .weights import WeightsFolder, check_synthetic, find_all
+
+if TYPE_CHECKING:
+    from ..recipes import ComponentSpec, Recipe
+
+CODES = {
+    "CHI-RC-060": "A component's kind is not on the list of kinds.",
+    "CHI-RC-061": "A component's parameter is unknown or has a value that the network does not take.",
+}
+
+Config = TypeVar("Config")
+
+
+def load_components(recipe: Recipe, device: str | torch.device, *, input_is_phantom: bool = False) -> dict[str, object]:
+    """Build every component of a recipe, filled, in evaluation mode, in float32, on the device.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    device : str or torch.device
+    input_is_phantom : bool
+        Whether the input says of itself that it is synthetic (see `weights.check_synthetic`).
+
+    Returns
+    -------
+    dict of str to object
+        Component name -> module (several weights of one component: a `FoldMean`), or a `BrainMasker`.
+
+    Raises
+    ------
+    WeightsError, RecipeError, SeveralErrors
+        Missing or unfit weights (``CHI-WT-...``), unknown kinds and parameters (``CHI-RC-06x``); all missing weights at once.
+    """
+    folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
+    components: dict[str, object] = {}
+    for name, spec in recipe.components.items():
+        own = [folders[weights] for weights in spec.weight_names]
+        for folder in own:
+            check_synthetic(folder.config, recipe.pipeline, input_is_phantom)
+            if spec.kind != "brain-mask":
+                check_channels(folder, [channel for channel in recipe.channels if channel != "mask"])
+        components[name] = load_component(spec, own, device, exclusive=not recipe.regions)
+    return components
+
+
+def component_hashes(recipe: Recipe) -> dict[str, str]:
+    """Return component -> sha256 of its weights (of several: joined with commas), for records and sidecars."""
+    folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
+    return {
+        name: ",".join(folders[weights].sha256 for weights in spec.weight_names)
+        for name, spec in recipe.components.items()
+        if spec.weight_names
+    }
+
+
+def load_component(
+    spec: ComponentSpec, folders: Sequence[WeightsFolder], device: str | torch.device, *, exclusive: bool = True
+) -> object:
+    """Build one component; `exclusive` says whether its channels are classes (softmax) or regions (sigmoid)."""
+    kind = _kind(spec.kind)
+    if not folders:
+        raise WeightsError(
+            "CHI-WT-001",
+            f"a component of kind '{spec.kind}' has no weights.",
+            "Name them in the recipe (components.NAME.weights); `chiasm weights list` shows what there is.",
+        )
+    for folder in folders:
+        _check_agreement(spec, folder)
+    if spec.kind == "brain-mask":
+        return _brain_masker(folders[0], device)
+    loaded = []
+    for folder in folders:
+        network = kind({**folder.config.get("parameters", {}), **spec.parameters})
+        fill(network, read_tensors(folder.files["model"]), folder.name)
+        loaded.append(network.eval().requires_grad_(False).to(device))
+    return loaded[0] if len(loaded) == 1 else FoldMean(loaded, exclusive=exclusive)
+
+
+def build_network(kind: str, parameters: Mapping[str, Any]) -> nn.Module:
+    """Build a network of a kind with fresh weights, as training does.
+
+    Raises
+    ------
+    RecipeError
+        ``CHI-RC-060`` unknown kind, ``CHI-RC-061`` wrong parameters.
+    """
+    return _kind(kind)(parameters)
+
+
+class FoldMean(nn.Module):
+    """Average the probabilities of networks trained on different folds; in and out as one of them (logits).
+
+    Parameters
+    ----------
+    networks : sequence of nn.Module
+    exclusive : bool
+        Channels are classes of which one holds (softmax) or regions that may overlap (sigmoid).
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], *, exclusive: bool) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.exclusive = exclusive
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, ...) to logits (B, K, ...) whose sigmoid or softmax is the mean of the folds' own."""
+        logits = [network(x).float() for network in self.networks]
+        if self.exclusive:
+            return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0)
+        inside = torch.stack([nn.functional.logsigmoid(one) for one in logits]).logsumexp(0)
+        outside = torch.stack([nn.functional.logsigmoid(-one) for one in logits]).logsumexp(0)
+        return inside - outside
+
+
+def configure(config_class: type[Config], parameters: Mapping[str, Any], kind: str) -> Config:
+    """Make a config dataclass from a recipe's parameters (lists become tuples).
+
+    Raises
+    ------
+    RecipeError
+        ``CHI-RC-061``, with every unknown name, or with the reason that the config itself gives.
+    """
+    allowed = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
+    unknown = [f"'{name}' is no parameter of it.{did_you_mean(name, allowed)}" for name in parameters if name not in allowed]
+    if unknown:
+        raise RecipeError("CHI-RC-061", f"{kind}: {' '.join(unknown)}", f"Allowed: {', '.join(allowed)}.")
+    try:
+        return config_class(**{name: as_tuples(value) for name, value in parameters.items()})
+    except (TypeError, ValueError) as error:
+        raise RecipeError("CHI-RC-061", f"{kind}: {error}.", "Mend components.NAME.parameters in the recipe.") from None
+
+
+def as_tuples(value: Any) -> Any:
+    """Return lists, at any depth, as tuples."""
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def check_channels(folder: WeightsFolder, channels: Sequence[str]) -> None:
+    """Compare a recipe's channels with those that the weights were trained with, where their config names them.
+
+    Raises
+    ------
+    WeightsError
+        ``CHI-WT-008``: other channels, or another order. The file of weights itself does not show the order, and a wrong
+        one gives a wrong result without any other sign.
+    """
+    pinned = folder.config.get("channels")
+    if pinned and [str(name).casefold() for name in pinned] != [name.casefold() for name in channels]:
+        raise WeightsError(
+            "CHI-WT-008",
+            f"'{folder.name}' was trained with the channels {', '.join(map(str, pinned))}; the recipe gives {', '.join(channels)}.",
+            "Write the recipe's channels in the order of the weights.",
+        )
+
+
+def _kind(name: str) -> Callable[[Mapping[str, Any]], nn.Module]:
+    if name not in KINDS:
+        raise RecipeError("CHI-RC-060", f"no component kind '{name}'.{did_you_mean(name, list(KINDS))}", f"Allowed: {', '.join(KINDS)}.")
+    return KINDS[name]
+
+
+def _check_agreement(spec: ComponentSpec, folder: WeightsFolder) -> None:
+    """Shapes cannot show every disagreement (patch merging, norms without weights), so names are compared too."""
+    theirs, wrong = folder.config.get("parameters", {}), []
+    if folder.config.get("kind", spec.kind) != spec.kind:
+        wrong.append(f"kind is '{folder.config['kind']}' in config.json and '{spec.kind}' in the recipe")
+    for name in sorted(set(theirs) & set(spec.parameters)):
+        if as_tuples(theirs[name]) != as_tuples(spec.parameters[name]):
+            wrong.append(f"{name} is {theirs[name]} in config.json and {spec.parameters[name]} in the recipe")
+    if wrong:
+        raise WeightsError(
+            "CHI-WT-009", f"'{folder.name}': {'; '.join(wrong)}.", "Leave the parameters out of the recipe: the weights bring them."
+        )
+
+
+def _linknet3d(parameters: Mapping[str, Any]) -> nn.Module:
+    from ...encoders.linknet3d import LinkNet3d, LinkNet3dConfig
+
+    return LinkNet3d(configure(LinkNet3dConfig, parameters, "brain-mask"))
+
+
+def _unet3d(parameters: Mapping[str, Any]) -> nn.Module:
+    from ...encoders.unet3d import UNet3d, UNet3dConfig
+
+    return UNet3d(configure(UNet3dConfig, parameters, "unet3d"))
+
+
+def _swin_unetr(parameters: Mapping[str, Any]) -> nn.Module:
+    from ...encoders.swin_unetr import SwinUnetrConfig, swin_unetr
+
+    return swin_unetr(configure(SwinUnetrConfig, parameters, "swin-unetr"))
+
+
+def _monai(parameters: Mapping[str, Any]) -> nn.Module:
+    from ...encoders.monai_networks import build
+
+    return build(parameters)
+
+
+def _brain_masker(folder: WeightsFolder, device: str | torch.device) -> object:
+    from ...heads.brain_mask import BrainMasker
+
+    if set(folder.files) != {"coarse", "fine"}:
+        raise WeightsError("CHI-WT-002", "brain-mask weights have two parts, coarse and fine.", "Name both in config.json under 'files'.")
+    networks = []
+    for part in ("coarse", "fine"):
+        network = _linknet3d(folder.config.get("parameters", {}))
+        fill(network, read_tensors(folder.files[part]), f"{folder.name}, {part}")
+        networks.append(network.requires_grad_(False).to(device))
+    return BrainMasker(*networks)
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "brain-mask": _linknet3d,
+    "unet3d": _unet3d,
+    "swin-unetr": _swin_unetr,
+    "monai": _monai,
+}
+"""Kind in a recipe -> builder from parameters to a network with fresh weights."""
+
