@@ -120,6 +120,11 @@ class Recipe(_Model):
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     @property
+    def n_outputs(self) -> int:
+        """Channels of the network's answer: one a region, or one a label with 0 as background."""
+        return len(self.regions) if self.regions else max(self.labels) + 1
+
+    @property
     def label_names(self) -> dict[int, str]:
         """Value in the output file -> name in words."""
         if self.regions:
