@@ -33,7 +33,9 @@ class LinkNet3dConfig:
         if wrong or not self.widths:
             raise ValueError(f"widths must be positive multiples of 4, at least one; got {self.widths}")
         if min(self.in_channels, self.out_channels) < 1:
-            raise ValueError(f"in_channels and out_channels must be >= 1, got {self.in_channels} and {self.out_channels}")
+            raise ValueError(
+                f"in_channels and out_channels must be >= 1, got {self.in_channels} and {self.out_channels}"
+            )
 
     @property
     def divisor(self) -> int:
@@ -89,7 +91,9 @@ class Up(nn.Module):
     def __init__(self, n_in: int, n_out: int, *, stride: int) -> None:
         super().__init__()
         narrow = n_in // 4
-        transposed = nn.ConvTranspose3d(narrow, narrow, 3, stride=stride, padding=1, output_padding=stride - 1, bias=False)
+        transposed = nn.ConvTranspose3d(
+            narrow, narrow, 3, stride=stride, padding=1, output_padding=stride - 1, bias=False
+        )
         self.conv1 = _normed(nn.Conv3d(n_in, narrow, 1, bias=False), narrow)
         self.tp_conv = _normed(transposed, narrow)
         self.conv2 = _normed(nn.Conv3d(narrow, n_out, 1, bias=False), n_out)
@@ -114,7 +118,8 @@ class LinkNet3d(nn.Module):
         first, last_level = config.widths[0], len(config.widths) - 1
         half = first // 2
         self.init = nn.Sequential(
-            *_normed(nn.Conv3d(config.in_channels, first, 7, stride=2, padding=3, bias=False), first), nn.MaxPool3d(3, 2, 1)
+            *_normed(nn.Conv3d(config.in_channels, first, 7, stride=2, padding=3, bias=False), first),
+            nn.MaxPool3d(3, 2, 1),
         )
         n_in = first
         for level, width in enumerate(config.widths):

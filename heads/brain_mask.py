@@ -139,10 +139,12 @@ def bounding_box(mask: NDArray[np.bool_], shape: tuple[int, ...], *, margin: flo
         planes = np.flatnonzero(mask.mean(axis=others) > MIN_PLANE_SHARE)
         if not planes.size:
             raise _no_brain()
-        # float32 and rounding to even, as the published procedure has them: a voxel more or less moves the whole window.
+        # float32 and rounding to even, as in the published procedure: a voxel more or less moves the whole window.
         scale = np.float32(full) / np.float32(mask.shape[axis])
         centre = np.round(scale * np.float32((planes[-1] + 1 + planes[0]) / 2))
-        size = np.round((np.float32(1) + np.float32(2) * np.float32(margin)) * (scale * np.float32(planes[-1] + 1 - planes[0])))
+        size = np.round(
+            (np.float32(1) + np.float32(2) * np.float32(margin)) * (scale * np.float32(planes[-1] + 1 - planes[0]))
+        )
         slices.append(slice(max(0, int(centre - size / 2)), min(full, int(centre + size / 2))))
     return slices[0], slices[1], slices[2]
 

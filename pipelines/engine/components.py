@@ -42,7 +42,7 @@ def load_components(recipe: Recipe, device: str | torch.device, *, input_is_phan
     Raises
     ------
     WeightsError, RecipeError, SeveralErrors
-        Missing or unfit weights (``CHI-WT-...``), unknown kinds and parameters (``CHI-RC-06x``); all missing weights at once.
+        Missing (all are listed) or unfit weights, ``CHI-WT-...``; unknown kinds and parameters, ``CHI-RC-06x``.
     """
     folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
     components: dict[str, object] = {}
@@ -54,16 +54,6 @@ def load_components(recipe: Recipe, device: str | torch.device, *, input_is_phan
                 check_channels(folder, [channel for channel in recipe.channels if channel != "mask"])
         components[name] = load_component(spec, own, device, exclusive=not recipe.regions)
     return components
-
-
-def component_hashes(recipe: Recipe) -> dict[str, str]:
-    """Return component -> sha256 of its weights (of several: joined with commas), for records and sidecars."""
-    folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
-    return {
-        name: ",".join(folders[weights].sha256 for weights in spec.weight_names)
-        for name, spec in recipe.components.items()
-        if spec.weight_names
-    }
 
 
 def load_component(
@@ -134,7 +124,9 @@ def configure(config_class: type[Config], parameters: Mapping[str, Any], kind: s
         ``CHI-RC-061``, with every unknown name, or with the reason that the config itself gives.
     """
     allowed = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
-    unknown = [f"'{name}' is no parameter of it.{did_you_mean(name, allowed)}" for name in parameters if name not in allowed]
+    unknown = [
+        f"'{name}' is no parameter of it.{did_you_mean(name, allowed)}" for name in parameters if name not in allowed
+    ]
     if unknown:
         raise RecipeError("CHI-RC-061", f"{kind}: {' '.join(unknown)}", f"Allowed: {', '.join(allowed)}.")
     try:
@@ -154,21 +146,26 @@ def check_channels(folder: WeightsFolder, channels: Sequence[str]) -> None:
     Raises
     ------
     WeightsError
-        ``CHI-WT-008``: other channels, or another order. The file of weights itself does not show the order, and a wrong
-        one gives a wrong result without any other sign.
+        ``CHI-WT-008``: other channels, or another order. The tensors do not show the order, and a wrong one gives a
+        wrong result without any other sign.
     """
     pinned = folder.config.get("channels")
     if pinned and [str(name).casefold() for name in pinned] != [name.casefold() for name in channels]:
         raise WeightsError(
             "CHI-WT-008",
-            f"'{folder.name}' was trained with the channels {', '.join(map(str, pinned))}; the recipe gives {', '.join(channels)}.",
+            f"'{folder.name}' was trained with the channels {', '.join(map(str, pinned))}; "
+            f"the recipe gives {', '.join(channels)}.",
             "Write the recipe's channels in the order of the weights.",
         )
 
 
 def _kind(name: str) -> Callable[[Mapping[str, Any]], nn.Module]:
     if name not in KINDS:
-        raise RecipeError("CHI-RC-060", f"no component kind '{name}'.{did_you_mean(name, list(KINDS))}", f"Allowed: {', '.join(KINDS)}.")
+        raise RecipeError(
+            "CHI-RC-060",
+            f"no component kind '{name}'.{did_you_mean(name, list(KINDS))}",
+            f"Allowed: {', '.join(KINDS)}.",
+        )
     return KINDS[name]
 
 
@@ -177,12 +174,16 @@ def _check_agreement(spec: ComponentSpec, folder: WeightsFolder) -> None:
     theirs, wrong = folder.config.get("parameters", {}), []
     if folder.config.get("kind", spec.kind) != spec.kind:
         wrong.append(f"kind is '{folder.config['kind']}' in config.json and '{spec.kind}' in the recipe")
-    for name in sorted(set(theirs) & set(spec.parameters)):
-        if as_tuples(theirs[name]) != as_tuples(spec.parameters[name]):
-            wrong.append(f"{name} is {theirs[name]} in config.json and {spec.parameters[name]} in the recipe")
+    wrong += [
+        f"{name} is {theirs[name]} in config.json and {spec.parameters[name]} in the recipe"
+        for name in sorted(set(theirs) & set(spec.parameters))
+        if as_tuples(theirs[name]) != as_tuples(spec.parameters[name])
+    ]
     if wrong:
         raise WeightsError(
-            "CHI-WT-009", f"'{folder.name}': {'; '.join(wrong)}.", "Leave the parameters out of the recipe: the weights bring them."
+            "CHI-WT-009",
+            f"'{folder.name}': {'; '.join(wrong)}.",
+            "Leave the parameters out of the recipe: the weights bring them.",
         )
 
 
@@ -214,7 +215,11 @@ def _brain_masker(folder: WeightsFolder, device: str | torch.device) -> object:
     from ...heads.brain_mask import BrainMasker
 
     if set(folder.files) != {"coarse", "fine"}:
-        raise WeightsError("CHI-WT-002", "brain-mask weights have two parts, coarse and fine.", "Name both in config.json under 'files'.")
+        raise WeightsError(
+            "CHI-WT-002",
+            "brain-mask weights have two parts, coarse and fine.",
+            "Name both in config.json under 'files'.",
+        )
     networks = []
     for part in ("coarse", "fine"):
         network = _linknet3d(folder.config.get("parameters", {}))
@@ -230,4 +235,3 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "monai": _monai,
 }
 """Kind in a recipe -> builder from parameters to a network with fresh weights."""
-

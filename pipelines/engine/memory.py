@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: on Linux the largest cost of big 3-D networks on a CPU is fresh pages, not arithmetic."""
+"""Keep freed memory: on Linux the largest cost of big 3-D networks on a CPU is fresh pages, not arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the header of a safetensors file without trusting it: every number is checked against the bytes that are there."""
+"""Read the header of a safetensors file; every number in it is checked against the bytes that are there."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...data.atomic import write_bytes, write_text
@@ -35,7 +34,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except SafetensorError:
         raise WeightsError(
-            "CHI-WT-004", "not a whole safetensors file.", "Fetch or convert the weights again.", file=f"{path.parent.name}/{path.name}"
+            "CHI-WT-004",
+            "not a whole safetensors file.",
+            "Fetch or convert the weights again.",
+            file=f"{path.parent.name}/{path.name}",
         ) from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 

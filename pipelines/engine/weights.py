@@ -15,10 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...data.errors import ChiasmError, SeveralErrors, WeightsError
 from .safetensors_header import TensorEntry, read_header
+
+if TYPE_CHECKING:
+    from ..recipes import Recipe
 
 CODES = {
     "CHI-WT-001": "Weights that the recipe needs are not on this machine.",
@@ -98,13 +101,14 @@ def find(name: str) -> WeightsFolder:
     Parameters
     ----------
     name : str
-        ``chiasm/NAME`` or ``NAME``, looked for in `search_path`; or a folder, written with ``./``, ``../``, ``~/`` or ``/``
-        in front.
+        ``chiasm/NAME`` or ``NAME``, looked for in `search_path`; or a folder, written with ``./``, ``../``, ``~/`` or
+        ``/`` in front.
 
     Raises
     ------
     WeightsError
-        ``CHI-WT-001`` not found, ``CHI-WT-002`` a file missing, ``CHI-WT-003`` another sha256, ``CHI-WT-006`` bad config.
+        ``CHI-WT-001`` not found, ``CHI-WT-002`` a file missing, ``CHI-WT-003`` another sha256, ``CHI-WT-006`` bad
+        config.
     """
     for folder in _candidates(name):
         if folder.is_dir():
@@ -132,6 +136,16 @@ def find_all(names: Iterable[str]) -> dict[str, WeightsFolder]:
     return found
 
 
+def component_hashes(recipe: Recipe) -> dict[str, str]:
+    """Return component -> sha256 of its weights (of several: joined with commas), for records and sidecars."""
+    folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
+    return {
+        name: ",".join(folders[weights].sha256 for weights in spec.weight_names)
+        for name, spec in recipe.components.items()
+        if spec.weight_names
+    }
+
+
 def open_folder(folder: Path, *, name: str = "") -> WeightsFolder:
     """Read a weights folder's config and check that its files are there and have the declared hashes.
 
@@ -146,7 +160,10 @@ def open_folder(folder: Path, *, name: str = "") -> WeightsFolder:
     absent = sorted(path.name for path in files.values() if not path.is_file())
     if absent:
         raise WeightsError(
-            "CHI-WT-002", f"{', '.join(absent)} missing.", "Add the weights again with `chiasm weights add`.", file=folder.name
+            "CHI-WT-002",
+            f"{', '.join(absent)} missing.",
+            "Add the weights again with `chiasm weights add`.",
+            file=folder.name,
         )
     hashes = {path.name: sha256_of(path) for path in files.values()}
     declared = config.get("sha256", {})
@@ -169,7 +186,7 @@ def sha256_of(path: Path) -> str:
 
 
 @lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 (part of the cache's key)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -225,7 +242,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _bad_config(folder, "it is not a JSON object")
     files, hashes = config.get("files", {"model": MODEL_FILE}), config.get("sha256", {})
-    if not isinstance(files, dict) or not files or not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
+    if (
+        not isinstance(files, dict)
+        or not files
+        or not all(isinstance(file, str) and Path(file).name == file for file in files.values())
+    ):
         raise _bad_config(folder, "'files' must name files in the same folder")
     if not isinstance(hashes, dict) or not isinstance(config.get("parameters", {}), dict):
         raise _bad_config(folder, "'sha256' and 'parameters' must be objects")
@@ -233,7 +254,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _bad_config(folder: Path, why: str) -> WeightsError:
-    return WeightsError("CHI-WT-006", f"config.json is not usable: {why}.", "docs/weights.md shows one.", file=folder.name)
+    return WeightsError(
+        "CHI-WT-006", f"config.json is not usable: {why}.", "docs/weights.md shows one.", file=folder.name
+    )
 
 
 def _joint_hash(hashes: Mapping[str, str]) -> str:
@@ -245,6 +268,7 @@ def _missing(name: str) -> WeightsError:
     return WeightsError(
         "CHI-WT-001",
         f"weights '{name}' are not on this machine.",
-        f"Put a folder '{bare}' with config.json and {MODEL_FILE} into {user_folder()} or a folder named in $CHIASM_WEIGHTS; "
-        "`chiasm weights list` shows where published weights come from, `chiasm weights convert` turns the authors' file into such a folder.",
+        f"Put a folder '{bare}' with config.json and {MODEL_FILE} into {user_folder()} or into a folder named in "
+        "$CHIASM_WEIGHTS. `chiasm weights list` shows where published weights come from, and `chiasm weights convert` "
+        "turns the authors' file into such a folder.",
     )
