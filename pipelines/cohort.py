@@ -13,7 +13,7 @@ from .. import __version__
 from ..data.discovery import ChannelRule, discover
 from ..data.errors import RecipeError, ToolError, did_you_mean
 from ..data.patients import Session
-from .cli.console import complain, say, table
+from .console import complain, say, table
 from .engine.admission import WORKER_BYTES, available_bytes, predict
 from .engine.driver import RunRequest, RunResult, plan_work, run_cohort, select
 from .engine.executor import Executor

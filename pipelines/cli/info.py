@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .console import say, table
+from ..console import say, table
 
 PACKAGES = ("torch", "monai", "nibabel", "pydicom", "highdicom", "numpy", "scipy", "safetensors", "transformers", "diffusers", "open_clip_torch", "librosa")
 

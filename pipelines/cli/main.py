@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ... import __version__
-from .console import complain
+from ..console import complain
 
 COMMANDS = {
     "run": "run a recipe on every patient of a folder",
