@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .console import say
+from ..console import say
 
 
 def register(subparsers: Any) -> None:
