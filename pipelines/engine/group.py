@@ -22,44 +22,52 @@ def write_group_outputs(out: Path, recipe_name: str, title: str, identity: Ident
     label = label_of(recipe_name)
     columns = list(dict.fromkeys(name for record in records for name in record.row))
     table = out / f"desc-{label}_results.tsv"
-    write_tsv(table, [*FIXED, *columns], [_row(record, columns) for record in records])
-    write_tsv(out / "participants.tsv", *_participants(out, recipe_name))
+    write_tsv(table, [_row(record) for record in records], [*FIXED, *columns])
+    write_tsv(out / "participants.tsv", _participants(records, columns), ["participant_id", "status", "code", *columns])
     write_json(out / "dataset_description.json", _description(identity))
     rows = [
         GroupRow(
-            key=record.key, status=record.status, code=record.code, message=record.message, remedy=record.remedy, file=record.file,
-            flags=tuple(record.flags), values=record.row, link=report_path_of(record.patient, record.session, recipe_name),
+            key=record.key,
+            href=report_path_of(record.patient, record.session, recipe_name),
+            status=record.status,
+            code=record.code,
+            message=f"{record.file}: {record.message}" if record.file else record.message,
+            remedy=record.remedy,
+            flags=tuple(record.flags),
+            values={name: value for name, value in record.row.items() if isinstance(value, int | float)},
         )
         for record in records
-    ]  # fmt: skip
+    ]
     page = out / f"desc-{label}_report.html"
     write_group_page(page, rows, title=title)
     return [table, out / "participants.tsv", out / "dataset_description.json", page]
 
 
-def _row(record: PatientRecord, columns: list[str]) -> list[Any]:
-    fixed = [
-        f"sub-{record.patient}",
-        f"ses-{record.session}" if record.session else "n/a",
-        record.status,
-        record.code or "n/a",
-        record.message or "n/a",
-        "; ".join(record.flags) or "n/a",
-    ]
-    return fixed + [record.row.get(name, "n/a") for name in columns]
+def _row(record: PatientRecord) -> dict[str, Any]:
+    return {
+        "participant_id": f"sub-{record.patient}",
+        "session_id": f"ses-{record.session}" if record.session else None,
+        "status": record.status,
+        "code": record.code or None,
+        "message": record.message or None,
+        "flags": "; ".join(record.flags) or None,
+        **record.row,
+    }
 
 
-def _participants(out: Path, recipe_name: str) -> tuple[list[str], list[list[Any]]]:
-    """One row a patient (BIDS demands it), with the status over all sessions; values where there is a single session."""
-    records = list(iterate_records(out, recipe_name))
-    columns = list(dict.fromkeys(name for record in records for name in record.row))
+def _participants(records: list[PatientRecord], columns: list[str]) -> list[dict[str, Any]]:
+    """One row a patient (BIDS demands it), failed where any session failed; values where there is a single session."""
+    rows: dict[str, dict[str, Any]] = {}
     counts = Counter(record.patient for record in records)
-    rows: dict[str, list[Any]] = {}
     for record in records:
-        values = [record.row.get(name, "n/a") if counts[record.patient] == 1 else "n/a" for name in columns]
-        status = "failed" if record.status == "failed" or rows.get(record.patient, ["", "done"])[1] == "failed" else "done"
-        rows[record.patient] = [f"sub-{record.patient}", status, record.code or "n/a", *values]
-    return ["participant_id", "status", "code", *columns], list(rows.values())
+        row = rows.setdefault(
+            record.patient, {"participant_id": f"sub-{record.patient}", "status": "done", "code": None}
+        )
+        if record.status == "failed":
+            row.update(status="failed", code=row["code"] or record.code)
+        if counts[record.patient] == 1:
+            row.update({name: record.row.get(name) for name in columns})
+    return list(rows.values())
 
 
 def _description(identity: Identity) -> dict[str, Any]:
@@ -67,5 +75,7 @@ def _description(identity: Identity) -> dict[str, Any]:
         "Name": "Chiasm derivatives",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "chiasm", "Version": identity.version, "Description": f"recipe {identity.recipe_name}"}],
+        "GeneratedBy": [
+            {"Name": "chiasm", "Version": identity.version, "Description": f"recipe {identity.recipe_name}"}
+        ],
     }
