@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,14 +22,46 @@ CODES: dict[str, str] = {
 }
 
 _CASES: dict[int, tuple[str, str, str]] = {
-    errno.ENOSPC: ("CHI-RES-010", "there is no space left for an output file", "Free some space and run the command again: what is done is kept."),
-    errno.EDQUOT: ("CHI-RES-010", "the disk quota leaves no space for an output file", "Free some space and run the command again: what is done is kept."),
-    errno.EROFS: ("CHI-RES-011", "the output folder is on a read-only file system", "Choose an output folder that can be written."),
-    errno.EACCES: ("CHI-RES-012", "the output folder may not be written", "Change its permissions, or choose another output folder."),
-    errno.EPERM: ("CHI-RES-012", "the output folder may not be written", "Change its permissions, or choose another output folder."),
-    errno.EMFILE: ("CHI-RES-013", "too many files are open in this process", "Raise the limit (`ulimit -n 4096`) or use fewer workers."),
-    errno.ENFILE: ("CHI-RES-013", "too many files are open on this machine", "Close other programs, or use fewer workers."),
-    errno.EIO: ("CHI-RES-014", "the disk reported an input/output error", "Check the disk or the network mount, then run the command again."),
+    errno.ENOSPC: (
+        "CHI-RES-010",
+        "there is no space left for an output file",
+        "Free some space and run the command again: what is done is kept.",
+    ),
+    errno.EDQUOT: (
+        "CHI-RES-010",
+        "the disk quota leaves no space for an output file",
+        "Free some space and run the command again: what is done is kept.",
+    ),
+    errno.EROFS: (
+        "CHI-RES-011",
+        "the output folder is on a read-only file system",
+        "Choose an output folder that can be written.",
+    ),
+    errno.EACCES: (
+        "CHI-RES-012",
+        "the output folder may not be written",
+        "Change its permissions, or choose another output folder.",
+    ),
+    errno.EPERM: (
+        "CHI-RES-012",
+        "the output folder may not be written",
+        "Change its permissions, or choose another output folder.",
+    ),
+    errno.EMFILE: (
+        "CHI-RES-013",
+        "too many files are open in this process",
+        "Raise the limit (`ulimit -n 4096`) or use fewer workers.",
+    ),
+    errno.ENFILE: (
+        "CHI-RES-013",
+        "too many files are open on this machine",
+        "Close other programs, or use fewer workers.",
+    ),
+    errno.EIO: (
+        "CHI-RES-014",
+        "the disk reported an input/output error",
+        "Check the disk or the network mount, then run the command again.",
+    ),
 }
 
 
@@ -144,7 +177,7 @@ def write_tsv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
 
 
 def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "n/a"
     text = " ".join(str(value).split())
     return text or "n/a"

@@ -41,11 +41,11 @@ class Canonical:
         matrix = affine[:3, :3]
         left, _, right = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0))
         nearest = left @ right  # the polar factor: the rotation nearest to the affine
-        free = [0, 1, 2]
         axes, flips = [0, 0, 0], [False, False, False]
+        likeness = np.abs(nearest)
         for axis in np.argsort(-(nearest**2).max(axis=0), kind="stable"):
-            world = max(free, key=lambda w: abs(nearest[w, axis]))  # noqa: B023 - used at once
-            free.remove(world)
+            world = int(np.argmax(likeness[:, axis]))
+            likeness[world] = -1  # taken
             axes[world], flips[world] = int(axis), bool(nearest[world, axis] < 0)
         return cls((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
 
@@ -111,11 +111,11 @@ class Crop:
         margin_mm : float
             Margin on each side; cut off at the volume's faces.
         """
-        filled = mask if mask.dtype == np.bool_ else mask != 0
+        filled: NDArray[np.bool_] = np.asarray(mask, dtype=np.bool_)
         start, stop = [0, 0, 0], list(mask.shape)
-        # One pass over the volume, then only over planes.
-        over_z, over_xy = filled.any(axis=2), filled.any(axis=(0, 1))
-        for axis, line in enumerate((over_z.any(axis=1), over_z.any(axis=0), over_xy)):
+        over_z: NDArray[np.bool_] = np.any(filled, axis=2)
+        lines = (np.any(over_z, axis=1), np.any(over_z, axis=0), np.any(filled, axis=(0, 1)))
+        for axis, line in enumerate(lines):
             found = np.flatnonzero(line)
             if found.size:
                 margin = int(np.ceil(margin_mm / grid.spacing_mm[axis] - 1e-6))
@@ -223,7 +223,9 @@ def _along_axes(values: NDArray[Any], before: Triple, after: Triple, *, smooth: 
     """Multiply each axis with its small interpolation matrix: dense, since BLAS is faster than gathering two neighbours."""
     if values.shape[-3:] != before:
         raise ValueError(f"values have shape {values.shape[-3:]}, the grid has {before}")
-    x, y, z = (None if a == b else interpolation_matrix(a, b, smooth=smooth) for a, b in zip(before, after, strict=True))
+    x, y, z = (
+        None if a == b else interpolation_matrix(a, b, smooth=smooth) for a, b in zip(before, after, strict=True)
+    )
     out = np.ascontiguousarray(values, dtype=np.float32)
     if z is not None:
         out = out @ z.T

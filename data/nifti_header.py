@@ -1,4 +1,4 @@
-"""The NIfTI-1 and NIfTI-2 header: read with every claim checked, and written again with nothing personal in it.
+"""The NIfTI-1 and NIfTI-2 header: read with every claim checked, every number bounded before anything is allocated.
 
 Layouts: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h.
 """
@@ -6,12 +6,12 @@ Layouts: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import InputError
+from .nifti_affine import affine_of, check_affine
 from .volumes import Affine, Grid
 
 CODES: dict[str, str] = {
@@ -40,18 +40,14 @@ CODES: dict[str, str] = {
 }
 
 MAX_BYTES = 16 << 30
-SPACING_MM = (0.1, 20.0)
 MAX_VOX_OFFSET = 256 << 20  # CIFTI-like XML extensions reach tens of MB, never this
-MAX_OFFSET_MM = 1e5
-SHEAR_LIMIT = 1e-4
 
-_SIZES = {1: 348, 2: 540}
-_DATA_STARTS = {1: 352, 2: 544}
-_TYPES: dict[int, type[np.generic]] = {
+SIZES = {1: 348, 2: 540}
+DATA_STARTS = {1: 352, 2: 544}
+TYPES: dict[int, type[np.generic]] = {
     2: np.uint8, 4: np.int16, 8: np.int32, 16: np.float32, 64: np.float64, 256: np.int8,
     512: np.uint16, 768: np.uint32, 1024: np.int64, 1280: np.uint64,
 }  # fmt: skip
-_TYPE_CODES = {np.dtype(kind): code for code, kind in _TYPES.items()}
 _REFUSED_TYPES = {1, 32, 128, 1536, 1792, 2048, 2304}
 
 NIFTI1 = np.dtype([
@@ -69,8 +65,7 @@ NIFTI2 = np.dtype([
     ("qform_code", "i4"), ("sform_code", "i4"), ("quatern", "f8", 3), ("qoffset", "f8", 3), ("srow", "f8", (3, 4)),
     ("slice_code", "i4"), ("xyzt_units", "i4"), ("intent_code", "i4"), ("intent_name", "S16"), ("dim_info", "u1"), ("unused", "S15"),
 ])  # fmt: skip
-_LAYOUTS = {1: NIFTI1, 2: NIFTI2}
-_KEPT = ("sizeof_hdr", "qform_code", "sform_code", "quatern", "qoffset", "srow", "xyzt_units", "dim_info")
+LAYOUTS = {1: NIFTI1, 2: NIFTI2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +141,14 @@ def header_size(start: bytes, *, relative: str = "") -> int:
     if start[:2] == b"\x1f\x8b":
         _refuse("CHI-IN-021", "the file was gzipped twice.", "Unpack it once with gunzip.", relative)
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
-    known = sizes & set(_SIZES.values())
+    known = sizes & set(SIZES.values())
     if not known:
-        _refuse("CHI-IN-003", "the file is not NIfTI (its header length is neither 348 nor 540).", "Convert it to .nii.gz.", relative)
+        _refuse(
+            "CHI-IN-003",
+            "the file is not NIfTI (its header length is neither 348 nor 540).",
+            "Convert it to .nii.gz.",
+            relative,
+        )
     return known.pop()
 
 
@@ -169,62 +169,32 @@ def parse_header(raw: bytes, *, relative: str = "") -> NiftiHeader:
     """
     size = header_size(raw[:4], relative=relative)
     if len(raw) < size:
-        _refuse("CHI-IN-004", f"the file ends after {len(raw)} of its header's {size} bytes.", "Copy it again from where it came.", relative)
-    version = 1 if size == _SIZES[1] else 2
-    order = "<" if int.from_bytes(raw[:4], "little") == size else ">"
-    record = np.frombuffer(raw, _LAYOUTS[version].newbyteorder(order), count=1)[0]
+        _refuse(
+            "CHI-IN-004",
+            f"the file ends after {len(raw)} of its header's {size} bytes.",
+            "Copy it again from where it came.",
+            relative,
+        )
+    version = 1 if size == SIZES[1] else 2
+    order = byte_order(raw)
+    record = np.frombuffer(raw, LAYOUTS[version].newbyteorder(order), count=1)[0]
     _check_magic(raw, version, relative)
     shape, n_volumes = _dims(record, relative)
     dtype = _voxel_type(record, relative).newbyteorder(order)
     offset = _vox_offset(record, version, relative)
     slope, inter = _scaling(record, relative)
     if offset + n_volumes * shape[0] * shape[1] * shape[2] * dtype.itemsize > MAX_BYTES:
-        _refuse("CHI-IN-015", "the header claims more than 16 GiB of voxel values.", "Crop or resample the image.", relative)
-    affine = _affine(record, shape)
-    _check_affine(affine, relative)
+        _refuse(
+            "CHI-IN-015", "the header claims more than 16 GiB of voxel values.", "Crop or resample the image.", relative
+        )
+    affine = affine_of(record, shape)
+    check_affine(affine, relative)
     return NiftiHeader(version, shape, n_volumes, dtype, offset, slope, inter, affine, bytes(raw[:size]))
 
 
-def output_header(grid: Grid, dtype: np.dtype[Any], *, slope: float = 1.0) -> bytes:
-    """Return header and the four bytes that say "no extension" for a 3-D image on `grid`.
-
-    Geometry (qform, sform, their codes, units, ``pixdim[0:4]``) is the input's, bit for bit and in its byte order. Every field that
-    can hold a name, a date or a remark is blank, and so is what described the input's values (intent, slice timing, display range).
-
-    Parameters
-    ----------
-    grid : Grid
-        Where its `nifti_header` is empty or contradicts `affine`, a NIfTI-1 header is built: sform code 1, and qform code 1 where
-        the axes are at right angles.
-    dtype : dtype
-        Voxel type; its byte order is ignored.
-    slope : float
-        ``scl_slope`` of the output.
-    """
-    raw = grid.nifti_header if _describes(grid) else _built_header(grid)
-    version = 1 if len(raw) == _SIZES[1] else 2
-    order = "<" if int.from_bytes(raw[:4], "little") == len(raw) else ">"
-    layout = _LAYOUTS[version].newbyteorder(order)
-    old, new = np.frombuffer(raw, layout, count=1), np.zeros(1, layout)
-    for name in _KEPT:
-        new[name] = old[name]
-    new["pixdim"][0, :4] = old["pixdim"][0, :4]
-    new["dim"] = (3, *grid.shape, 1, 1, 1, 1)
-    new["datatype"] = _TYPE_CODES[dtype.newbyteorder("=")]
-    new["bitpix"] = dtype.itemsize * 8
-    new["vox_offset"] = _DATA_STARTS[version]
-    new["scl_slope"] = slope
-    if version == 1:
-        new["regular"] = b"r"  # what SPM and FSL write; the standard leaves it open
-        new["magic"] = b"n+1"
-    else:
-        new["magic"] = b"n+2\0\r\n\x1a\n"
-    return new.tobytes() + bytes(4)
-
-
-def byte_order(header: bytes) -> str:
+def byte_order(header: bytes) -> Literal["<", ">"]:
     """Return ``<`` or ``>``: the byte order of a header, which its voxels share."""
-    return "<" if int.from_bytes(header[:4], "little") in _SIZES.values() else ">"
+    return "<" if int.from_bytes(header[:4], "little") in SIZES.values() else ">"
 
 
 def _refuse(code: str, message: str, remedy: str, relative: str) -> NoReturn:
@@ -236,60 +206,89 @@ def _check_magic(raw: bytes, version: int, relative: str) -> None:
     if magic in (b"n+1\0", b"n+2\0") and magic[2:3] == str(version).encode():
         # NIfTI-2 adds four bytes that a text-mode transfer would change, as PNG does.
         if version == 2 and raw[8:12] not in (b"\r\n\x1a\n", bytes(4)):
-            _refuse("CHI-IN-003", "the file was changed by a transfer in text mode.", "Copy it again in binary mode.", relative)
+            _refuse(
+                "CHI-IN-003",
+                "the file was changed by a transfer in text mode.",
+                "Copy it again in binary mode.",
+                relative,
+            )
         return
     if magic in (b"ni1\0", b"ni2\0") or (version == 1 and not magic.startswith(b"n")):
         _refuse(
-            "CHI-IN-005", "the file is the header of a .hdr/.img pair or Analyze 7.5, which says too little about left and right.",
-            "Convert it to one file, e.g. `fslchfiletype NIFTI_GZ FILE` or nibabel's `nib.save(nib.load(FILE), 'out.nii.gz')`.", relative,
-        )  # fmt: skip
+            "CHI-IN-005",
+            "the file is the header of a .hdr/.img pair or Analyze 7.5, which says too little about left and right.",
+            "Convert it to one file, e.g. `fslchfiletype NIFTI_GZ FILE` or nibabel's `nib.save(nib.load(FILE), 'out.nii.gz')`.",
+            relative,
+        )
     _refuse("CHI-IN-003", "the file is not NIfTI (its magic string is wrong).", "Convert it to .nii.gz.", relative)
 
 
 def _dims(record: np.void, relative: str) -> tuple[tuple[int, int, int], int]:
     dims = [int(n) for n in record["dim"]]
     if not 1 <= dims[0] <= 7:
-        _refuse("CHI-IN-008", f"the header claims {dims[0]} axes; 1 to 7 are possible.", "Write the file again from its source.", relative)
+        _refuse(
+            "CHI-IN-008",
+            f"the header claims {dims[0]} axes; 1 to 7 are possible.",
+            "Write the file again from its source.",
+            relative,
+        )
     lengths = dims[1 : dims[0] + 1]
     if min(lengths) < 1:
-        _refuse("CHI-IN-008", f"the header claims an axis of {min(lengths)} voxels.", "Write the file again from its source.", relative)
+        _refuse(
+            "CHI-IN-008",
+            f"the header claims an axis of {min(lengths)} voxels.",
+            "Write the file again from its source.",
+            relative,
+        )
     if len(lengths) < 3 or min(lengths[:3]) < 2:
         _refuse(
-            "CHI-IN-009", f"the image is {'x'.join(map(str, lengths[:3]))}; three axes of 2 or more voxels are needed.",
-            "Give the whole volume, not one slice.", relative,
-        )  # fmt: skip
+            "CHI-IN-009",
+            f"the image is {'x'.join(map(str, lengths[:3]))}; three axes of 2 or more voxels are needed.",
+            "Give the whole volume, not one slice.",
+            relative,
+        )
     further = [n for n in lengths[3:] if n > 1]
     if len(further) > 1:
         _refuse(
-            "CHI-IN-010", f"the image has {len(further)} axes beyond the third; one (channel or time) is allowed.",
-            "Split it, e.g. with `fslsplit`.", relative,
-        )  # fmt: skip
+            "CHI-IN-010",
+            f"the image has {len(further)} axes beyond the third; one (channel or time) is allowed.",
+            "Split it, e.g. with `fslsplit`.",
+            relative,
+        )
     return (lengths[0], lengths[1], lengths[2]), (further or [1])[0]
 
 
 def _voxel_type(record: np.void, relative: str) -> np.dtype[Any]:
     code, bits = int(record["datatype"]), int(record["bitpix"])
-    if code not in _TYPES:
-        what = "complex, colour, bit and 128-bit values are not supported" if code in _REFUSED_TYPES else "no such type exists"
+    if code not in TYPES:
+        what = (
+            "complex, colour, bit and 128-bit values are not supported"
+            if code in _REFUSED_TYPES
+            else "no such type exists"
+        )
         _refuse("CHI-IN-011", f"the voxel type has code {code}; {what}.", "Convert it to float32 or int16.", relative)
-    dtype: np.dtype[Any] = np.dtype(_TYPES[code])
+    dtype: np.dtype[Any] = np.dtype(TYPES[code])
     if bits not in (0, dtype.itemsize * 8):
         _refuse(
-            "CHI-IN-012", f"the header claims {bits} bits a voxel, but its voxel type has {dtype.itemsize * 8}.",
-            "Write the file again from its source.", relative,
-        )  # fmt: skip
+            "CHI-IN-012",
+            f"the header claims {bits} bits a voxel, but its voxel type has {dtype.itemsize * 8}.",
+            "Write the file again from its source.",
+            relative,
+        )
     return dtype
 
 
 def _vox_offset(record: np.void, version: int, relative: str) -> int:
-    value, least = float(record["vox_offset"]), _DATA_STARTS[version]
+    value, least = float(record["vox_offset"]), DATA_STARTS[version]
     if value == 0:  # "as early as possible" in files of older writers
         return least
-    if not np.isfinite(value) or value != int(value) or not _SIZES[version] <= value <= MAX_VOX_OFFSET:
+    if not np.isfinite(value) or value != int(value) or not SIZES[version] <= value <= MAX_VOX_OFFSET:
         _refuse(
-            "CHI-IN-013", f"the voxel values cannot start at byte {value:g}; {least} to {MAX_VOX_OFFSET} is possible.",
-            "Write the file again from its source.", relative,
-        )  # fmt: skip
+            "CHI-IN-013",
+            f"the voxel values cannot start at byte {value:g}; {least} to {MAX_VOX_OFFSET} is possible.",
+            "Write the file again from its source.",
+            relative,
+        )
     return int(value)
 
 
@@ -298,90 +297,10 @@ def _scaling(record: np.void, relative: str) -> tuple[float, float]:
     if slope == 0:  # the standard: no scaling, whatever the intercept says
         return 1.0, 0.0
     if not (np.isfinite(slope) and np.isfinite(inter)):
-        _refuse("CHI-IN-018", "scl_slope or scl_inter is not a finite number.", "Write the file again from its source.", relative)
-    return slope, inter
-
-
-def _affine(record: np.void, shape: tuple[int, int, int]) -> Affine:
-    """Precedence of nibabel: sform, qform, then pixel sizes centred on the image with x from right to left."""
-    affine = np.eye(4)
-    if record["sform_code"] > 0:
-        affine[:3] = record["srow"]
-        return affine
-    with np.errstate(invalid="ignore", over="ignore"):  # lies are found in the result
-        sizes = np.abs(record["pixdim"][1:4].astype(np.float64))
-        if record["qform_code"] > 0:
-            affine[:3, :3] = _rotation(record["quatern"].astype(np.float64)) * sizes
-            if record["pixdim"][0] == -1:
-                affine[:3, 2] *= -1
-            affine[:3, 3] = record["qoffset"]
-            return affine
-        affine[:3, :3] = np.diag(sizes * (-1, 1, 1))
-        affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine
-
-
-def _rotation(bcd: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit quaternion (b, c, d) to a rotation matrix; NaN where it is no unit quaternion."""
-    square = 1.0 - float(bcd @ bcd)
-    if not square > -1e-3:
-        return np.full((3, 3), np.nan)
-    a = np.sqrt(square) if square >= 3 * np.finfo(np.float32).eps else 0.0
-    # Division by the true length mends the rounding of quaternions stored in float32.
-    scale = 2.0 / (a * a + float(bcd @ bcd))
-    b, c, d = (float(value) for value in bcd)
-    return np.array([
-        [1 - scale * (c * c + d * d), scale * (b * c - a * d), scale * (b * d + a * c)],
-        [scale * (b * c + a * d), 1 - scale * (b * b + d * d), scale * (c * d - a * b)],
-        [scale * (b * d - a * c), scale * (c * d + a * b), 1 - scale * (b * b + c * c)],
-    ])  # fmt: skip
-
-
-def _check_affine(affine: Affine, relative: str) -> None:
-    remedy = "Mend it in the scanner's export or with a viewer that shows the header, and check left and right."
-    if not np.isfinite(affine).all():
-        _refuse("CHI-IN-016", "the affine (sform, qform or pixel sizes) holds a number that is not finite.", remedy, relative)
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if not spacing.all():
-        _refuse("CHI-IN-016", "the affine is singular: an axis has length zero.", remedy, relative)
-    low, high = SPACING_MM[0] * (1 - 1e-4), SPACING_MM[1] * (1 + 1e-4)
-    if spacing.min() < low or spacing.max() > high:
         _refuse(
-            "CHI-IN-017", f"the voxels are {spacing[0]:.4g} x {spacing[1]:.4g} x {spacing[2]:.4g} mm; 0.1 to 20 mm is allowed.",
-            "Check the units of the affine: it must be in millimetres.", relative,
-        )  # fmt: skip
-    if abs(np.linalg.det(affine[:3, :3] / spacing)) < SHEAR_LIMIT:
-        _refuse("CHI-IN-016", "the affine is singular: its axes lie in one plane.", remedy, relative)
-    if np.abs(affine[:3, 3]).max() > MAX_OFFSET_MM:
-        _refuse("CHI-IN-016", "the affine puts the image more than 100 m from the scanner.", remedy, relative)
-
-
-def _describes(grid: Grid) -> bool:
-    """Whether the kept header still says what the grid says (a caller may have cropped or moved the grid)."""
-    raw = grid.nifti_header
-    if len(raw) not in _SIZES.values():
-        return False
-    order = byte_order(raw)
-    record = np.frombuffer(raw, _LAYOUTS[1 if len(raw) == _SIZES[1] else 2].newbyteorder(order), count=1)[0]
-    return bool(np.array_equal(_affine(record, grid.shape), grid.affine))
-
-
-def _built_header(grid: Grid) -> bytes:
-    """A NIfTI-1 header for an affine (NIfTI-2 where an axis does not fit in 16 bits)."""
-    version = 1 if max(grid.shape) < 1 << 15 else 2
-    record = np.zeros(1, _LAYOUTS[version].newbyteorder("<"))
-    record["sizeof_hdr"] = _SIZES[version]
-    record["xyzt_units"] = 2  # millimetres
-    record["sform_code"] = 1  # scanner
-    record["srow"] = grid.affine[:3]
-    spacing = np.array(grid.spacing_mm)
-    axes = grid.affine[:3, :3] / spacing
-    handed = -1.0 if np.linalg.det(axes) < 0 else 1.0
-    record["pixdim"][0, :4] = (handed, *spacing)
-    if np.allclose(axes.T @ axes, np.eye(3), atol=1e-5):  # a quaternion cannot hold a shear
-        from scipy.spatial.transform import Rotation
-
-        record["qform_code"] = 1
-        record["quatern"] = Rotation.from_matrix(axes * (1, 1, handed)).as_quat(canonical=True)[:3]
-        record["qoffset"] = grid.affine[:3, 3]
-    return record.tobytes()
+            "CHI-IN-018",
+            "scl_slope or scl_inter is not a finite number.",
+            "Write the file again from its source.",
+            relative,
+        )
+    return slope, inter

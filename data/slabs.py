@@ -23,7 +23,9 @@ SLAB_BYTES = 4 << 20
 SLAB_BYTES_CUDA = 256 << 20
 
 
-def slab_argmax(logits: torch.Tensor, resampling: Resampling | None = None, *, crop: Crop | None = None) -> NDArray[np.uint8]:
+def slab_argmax(
+    logits: torch.Tensor, resampling: Resampling | None = None, *, crop: Crop | None = None
+) -> NDArray[np.uint8]:
     """Return the channel with the greatest logit in every voxel of the source grid (the first one among equals).
 
     The same as ``F.interpolate(logits, size, mode="trilinear").argmax(0)`` up to ties within float32's rounding.
@@ -182,7 +184,8 @@ class _Slab:
             self.source = slice(int(low[0]), min(int(low[-1]) + 2, x.n_from))
             high = np.minimum(low + 1, x.n_from - 1)
             self.pairs = [
-                (int(a - low[0]), int(b - low[0]), float(w)) for a, b, w in zip(low, high, x.weight[first:last], strict=True)
+                (int(a - low[0]), int(b - low[0]), float(w))
+                for a, b, w in zip(low, high, x.weight[first:last], strict=True)
             ]
 
     @property
@@ -219,7 +222,8 @@ class _Work:
         device = logits.device
         self.in_plane = y.low is not None or z.low is not None
         self.buffers = [
-            torch.empty((n_planes, y.stop - y.start, z.stop - z.start), dtype=torch.float32, device=device) for _ in range(2)
+            torch.empty((n_planes, y.stop - y.start, z.stop - z.start), dtype=torch.float32, device=device)
+            for _ in range(2)
         ]
         self.along_z: torch.Tensor | None = None
         if z.low is not None and z.weight is not None:
