@@ -57,8 +57,8 @@ $(STAMP): pyproject.toml constraints.txt
 	 if [ ! -x $(BIN)/python ]; then \
 	   echo "Python >= 3.11 with the venv module was not found (Debian: the package python3-venv)"; exit 127; fi
 	@echo "installing the packages of constraints.txt (minutes the first time)"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt "setuptools>=77" wheel
-	@$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	@$(BIN)/python -m pip install -qq -c constraints.txt "setuptools>=77" wheel
+	@$(BIN)/python -m pip install -qq -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $(STAMP)
 
 clean:

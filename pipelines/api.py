@@ -21,7 +21,7 @@ from .engine.stage import Context, Pipeline
 from .recipes import Recipe, load_recipe
 
 CODES = {
-    "CHI-IN-061": "chiasm.load takes one patient at a time.",
+    "CHI-IN-084": "chiasm.load takes one patient at a time.",
     "CHI-RC-023": "Arrays without an affine, or without a channel that the recipe needs.",
 }
 
@@ -93,7 +93,7 @@ class Predictor:
             rules = {name: ChannelRule(suffixes=c.suffixes, keywords=c.keywords, optional=c.optional) for name, c in self.recipe.channels.items()}
             sessions = discover(Path(patient), rules)
             if len(sessions) != 1:
-                raise InputError("CHI-IN-061", f"chiasm.load takes one patient at a time, and {len(sessions)} were found.", "Use chiasm run for a cohort.")
+                raise InputError("CHI-IN-084", f"chiasm.load takes one patient at a time, and {len(sessions)} were found.", "Use chiasm run for a cohort.")
             return sessions[0]
         return self._from_arrays(patient, affine, scratch)
 

@@ -20,7 +20,6 @@ from .worker import WorkItem
 
 CODES = {
     "CHI-RC-020": "Finished sessions were made with another recipe, weights, input or version.",
-    "CHI-IN-060": "No session in the input.",
 }
 
 
@@ -67,12 +66,12 @@ def select(sessions: Sequence[Session], *, participants: Sequence[str] = (), sha
     Raises
     ------
     InputError
-        ``CHI-IN-060`` when nothing is left, or a participant asked for is not there.
+        ``CHI-IN-060`` when nothing is left, ``CHI-IN-071`` when a participant asked for is not there.
     """
     wanted = {label.removeprefix("sub-") for label in participants}
     missing = wanted - {session.patient for session in sessions}
     if missing:
-        raise InputError("CHI-IN-060", f"no such participant in the input: {', '.join(sorted(missing))}.", "Labels are the folder names without 'sub-'.")
+        raise InputError("CHI-IN-071", f"no such participant in the input: {', '.join(sorted(missing))}.", "Labels are the folder names without 'sub-'.")
     index, total = shard
     kept = [s for s in sessions if (not wanted or s.patient in wanted) and shard_of(s, total) == index]
     if not kept and total == 1:

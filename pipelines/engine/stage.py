@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
     from .plan import Plan
 
+CODES = {
+    "CHI-RC-001": "Two neighbouring stages do not fit: one gives what the next does not take.",
+    "CHI-RC-002": "Two stages of a pipeline share a name.",
+}
+
 
 @dataclass
 class Context:
