@@ -43,7 +43,7 @@ def hex_colour(rgb: Rgb) -> str:
 
 
 def parse_hex(text: str) -> Rgb:
-    """Return the parts of ``#rrggbb``; grey for anything else, so that a page never carries a foreign string as a colour."""
+    """Return the parts of ``#rrggbb``; grey for anything else, as no foreign string may stand as a colour in a page."""
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
         return 128, 128, 128
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)

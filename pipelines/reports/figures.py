@@ -22,13 +22,13 @@ LabelTable = Mapping[int, tuple[str, Rgb]]
 Window = tuple[float, float]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
-FILL_ALPHA, OUTLINE_ALPHA = 70, 235
+FILL_ALPHA, OUTLINE_ALPHA = 64, 200
 GAP_PX = 4
 MAX_OVERLAY_LABELS = 127  # two palette entries a label (fill and outline), entry 0 is transparent
 
 
 class Plane(NamedTuple):
-    """How one plane is laid out: the axis that is cut, the axes of its columns and rows, and the letters of its ends."""
+    """How one plane is laid out: the axis that is cut, those of its columns and rows, and how its slices follow."""
 
     name: PlaneName
     cut: int
@@ -72,7 +72,7 @@ class Strip:
 
 
 def display_window(values: NDArray[Any]) -> Window:
-    """Return the values drawn black and white: percentiles 1 and 99.7 of the finite values that are not the background."""
+    """Return the values drawn black and white: percentiles 1 and 99.7 of what is finite and not background."""
     sample = np.asarray(values[::2, ::2, ::2], dtype=np.float32)
     sample = sample[np.isfinite(sample)]
     if sample.size == 0:
@@ -87,7 +87,8 @@ def to_grey(values: NDArray[Any], window: Window) -> NDArray[np.uint8]:
     """Scale values linearly to 0..255 between the ends of `window`; what is not a number becomes black."""
     low, high = window
     scaled = (np.asarray(values, dtype=np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
-    return np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 255.0).astype(np.uint8)
+    grey: NDArray[np.uint8] = np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 255.0).astype(np.uint8)
+    return grey
 
 
 def foreground_box(background: NDArray[Any], labels: NDArray[Any] | None, window: Window, margin: int = 2) -> Box:
@@ -125,8 +126,8 @@ def slice_strips(
     label_table: LabelTable,
     *,
     convention: Convention = "radiological",
-    n_slices: int = 6,
-    tile_px: int = 300,
+    n_slices: int = 5,
+    tile_px: int = 340,
 ) -> list[Strip]:
     """Draw `n_slices` slices in each of the three planes.
 
@@ -224,7 +225,8 @@ class _Painter:
             tile = Image.fromarray(to_grey(self._cut(self.background, plane, index), self.window))
             grey.paste(tile.resize((width, height), Image.Resampling.BICUBIC), (left, 0))
             if self.labels is not None:
-                over[:, left : left + width] = self._overlay(self._cut(self.labels, plane, index), (height, width), shown)
+                cut = self._cut(self.labels, plane, index)
+                over[:, left : left + width] = self._overlay(cut, (height, width), shown)
         self._mark(ImageDraw.Draw(grey), plane, indices, (width, height))
         overlay = _overlay_png(over, [self.label_table[v][1] for v in shown]) if over.any() else None
         numbers = tuple(index + 1 for index in indices)
@@ -254,17 +256,19 @@ class _Painter:
             if value < 256:
                 table[value] = 2 * k + 1
         entries = table[tile[np.ix_(rows, columns)].astype(np.uint8)]
+        # Between two labels only the later one is outlined: a line on both sides would hide a thin cortex.
         edge = np.zeros(shape, bool)
-        edge[1:] |= entries[1:] != entries[:-1]
-        edge[:-1] |= entries[1:] != entries[:-1]
-        edge[:, 1:] |= entries[:, 1:] != entries[:, :-1]
-        edge[:, :-1] |= entries[:, 1:] != entries[:, :-1]
-        return entries + (edge & (entries > 0)).astype(np.uint8)
+        edge[1:] |= entries[1:] > entries[:-1]
+        edge[:-1] |= entries[:-1] > entries[1:]
+        edge[:, 1:] |= entries[:, 1:] > entries[:, :-1]
+        edge[:, :-1] |= entries[:, :-1] > entries[:, 1:]
+        return entries + edge.astype(np.uint8)
 
     def _mark(self, draw: ImageDraw.ImageDraw, plane: Plane, indices: Sequence[int], tile: tuple[int, int]) -> None:
         width, height = tile
-        font = ImageFont.load_default(15)
-        letters = {"sagittal": ("A", "P")}.get(plane.name, ("R", "L") if self.convention == "radiological" else ("L", "R"))
+        font = ImageFont.load_default(17)
+        sides = "RL" if self.convention == "radiological" else "LR"
+        letters = "AP" if plane.name == "sagittal" else sides
         top = "A" if plane.name == "axial" else "S"
         for i, index in enumerate(indices):
             left = i * (width + GAP_PX)
@@ -284,7 +288,8 @@ class _Painter:
         total = self.background.shape[plane.cut]
         side = "the patient's front is on the left of the picture"
         if plane.name != "sagittal":
-            side = f"the patient's {'right' if self.convention == 'radiological' else 'left'} is on the left of the picture"
+            hand = "right" if self.convention == "radiological" else "left"
+            side = f"the patient's {hand} is on the left of the picture"
         drawn = ", ".join(f"{self.label_table[v][0]} in {colour_word(self.label_table[v][1])}" for v in shown)
         what = f" Drawn over them: {drawn}." if self.labels is not None and drawn else " No label is drawn."
         listed = ", ".join(str(n) for n in numbers)

@@ -1,4 +1,4 @@
-"""The page of a whole run: failures first, then every patient in a table that sorts, with the distribution of volumes."""
+"""The page of a whole run: failures first, distributions of the volumes, every patient in a table that sorts."""
 
 from __future__ import annotations
 

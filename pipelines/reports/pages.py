@@ -1,8 +1,9 @@
-"""What every page has in common: the template environment with autoescape, and a policy that keeps the page off the network."""
+"""What every page has in common: templates with autoescape, and a policy that keeps the page off the network."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
@@ -83,6 +84,6 @@ def _environment() -> Environment:
 
 def millilitres(value: float | None) -> str:
     """Return a volume as text: a decimal below 100 ml, none above, a dash where it is missing."""
-    if value is None or value != value:
+    if value is None or math.isnan(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100.0 else f"{value:.1f}" if abs(value) >= 1.0 else f"{value:.2f}"

@@ -159,7 +159,7 @@ def write_patient_report(
 
 
 def share_viewer(folder: Path) -> Path:
-    """Put the viewer's script and its licences into `folder` unless they are there already; return the script's path."""
+    """Put the viewer's script and its licences into `folder` unless they are there; return the script's path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in ((LICENCE_NAME, viewer_licence()), (ASSET_NAME, viewer_script())):
         target = folder / name
@@ -171,7 +171,8 @@ def share_viewer(folder: Path) -> Path:
 
 def legend(label_table: Mapping[int, tuple[str, Rgb]]) -> list[tuple[str, str, Rgb]]:
     """Return (name, colour in words, colour) of every label but 0, in the order of the labels."""
-    return [(label_table[v][0], colour_word(label_table[v][1]), label_table[v][1]) for v in sorted(label_table) if v > 0]
+    entries = (label_table[value] for value in sorted(label_table) if value > 0)
+    return [(name, colour_word(rgb), rgb) for name, rgb in entries]
 
 
 def _strips(report: PatientReport) -> list[Strip]:
@@ -217,8 +218,9 @@ def _page(
     rows = [(row, colour_word(parse_hex(row.colour))) for row in report.rows]
     nonce = nonce_of(
         [
-            repr((report.key, report.title, report.error, report.rows, report.flags, report.notices, report.provenance)),
-            repr((report.methods, report.citations, report.label_table, report.group_href, script_href)),
+            repr((report.key, report.title, report.error, report.rows, report.flags, report.notices)),
+            repr((report.provenance, report.methods, report.citations, report.label_table)),
+            repr((report.group_href, script_href)),
             *(part for figure in figures for part in (figure.strip.picture, figure.strip.overlay or b"")),
         ]
     )
@@ -233,6 +235,7 @@ def _page(
         legend=shown,
         volumes=volumes,
         colours=_viewer_colours(report),
+        names={str(value): name for value, (name, _) in sorted(report.label_table.items())},
         script_href=script_href,
         script=_inline_script(script),
         research_use=RESEARCH_USE,
@@ -248,13 +251,12 @@ def _add_up(rows: Sequence[VolumeRow]) -> bool:
 
 def _viewer_colours(report: PatientReport) -> dict[str, list[Any]]:
     """Return the colour table in the form NiiVue reads: one list a channel."""
-    entries = [(0, "", (0, 0, 0), 0)]
-    entries += [(v, report.label_table[v][0], report.label_table[v][1], 255) for v in sorted(report.label_table) if v > 0]
-    table: dict[str, list[Any]] = {"I": [e[0] for e in entries], "A": [e[3] for e in entries]}
+    shown = {value: rgb for value, (_, rgb) in sorted(report.label_table.items()) if value > 0}
+    table: dict[str, list[Any]] = {"I": [0, *shown], "A": [0, *(255 for _ in shown)]}
     for i, channel in enumerate("RGB"):
-        table[channel] = [int(e[2][i]) for e in entries]
-    # Names are drawn from the legend; NiiVue would paint them over the picture.
-    table["labels"] = ["" for _ in entries]
+        table[channel] = [0, *(int(rgb[i]) for rgb in shown.values())]
+    # The page names the labels; NiiVue would write them over the picture.
+    table["labels"] = ["" for _ in table["I"]]
     return table
 
 

@@ -64,8 +64,12 @@
       backColor: [0, 0, 0, 1], crosshairColor: [0.4, 0.85, 0.9, 0.8], crosshairWidth: 1, logLevel: "error",
       isRadiologicalConvention: config.radiological, sagittalNoseLeft: true, dragAndDropEnabled: false,
       show3Dcrosshair: true, multiplanarForceRender: true, isColorbar: false, loadingText: "",
-      isAntiAlias: true, fontColor: [0.92, 0.94, 0.95, 1]
+      fontColor: [0.92, 0.94, 0.95, 1]
     });
+    viewer.onLocationChange = function (place) {
+      var label = place.values && place.values[1] ? Math.round(place.values[1].value) : 0;
+      byId("viewer-here").textContent = "At the cross: " + (config.names[label] || "no label");
+    };
     await viewer.attachToCanvas(byId("viewer-canvas"));
     var image = await library.NVImage.loadFromBase64(
       { base64: text("viewer-background"), name: "background.nii.gz", colormap: "gray", cal_min: 0, cal_max: 255 });
@@ -79,11 +83,12 @@
         viewer.setOpacity(1, event.target.value / 100);
       });
     }
+    viewer.opts.multiplanarLayout = 2;  // two by two
     viewer.setSliceType(3);
+    viewer.createOnLocationChange();
     byId("viewer-view").addEventListener("change", function (event) {
       viewer.setSliceType(Number(event.target.value));
     });
-    window.addEventListener("beforeprint", function () { viewer.drawScene(); });
   }
 
   if (hasWebgl()) {
