@@ -24,11 +24,12 @@ from .heads import (
     brain,
     paint,
     refuse_non_empty,
+    template,
     volumes_ml,
     write_marker,
     write_nifti,
 )
-from .label_maps import CSF, GREY, WHITE, Draw, TissueMaps, template_maps
+from .label_maps import CSF, GREY, WHITE, Draw, TissueMaps
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4
 """Labels of BraTS 2021 (2023 and later write 3 for the enhancing tumour)."""
@@ -170,7 +171,7 @@ def write_brats(out: Path, cohort: Cohort, *, tumours: Tumours | None = None) ->
         CHI-RC-071 where `out` holds something already.
     """
     refuse_non_empty(out)
-    maps = template_maps()
+    maps = template()
     affine = brats_affine(cohort)
     names, rows = [], []
     for index in range(1, cohort.patients + 1):

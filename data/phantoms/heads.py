@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ class Cohort:
         return Draw(self.seed, index)
 
 
+@cache
+def template() -> TissueMaps:
+    """Return the template's maps, read once a process (2 s)."""
+    return template_maps()
+
+
 def brain(maps: TissueMaps, draw: Draw, shape: Shape, spacing_mm: float) -> Labels:
     """Draw an anatomy: 0 background, 1 CSF, 2 grey matter, 3 white matter, in RAS+ order, centred."""
     sample = generate(maps, draw, shape=shape, spacing_mm=spacing_mm, ranges=GENTLE, whole=True, contrast="t1")
@@ -176,7 +183,7 @@ def write_heads(out: Path, cohort: Cohort, *, scanner: Scanner | None = None) ->
         CHI-RC-071 where `out` holds something already.
     """
     refuse_non_empty(out)
-    maps, scanner = template_maps(), scanner or Scanner()
+    maps, scanner = template(), scanner or Scanner()
     affine = centred_affine(cohort.shape, cohort.spacing_mm)
     rows = []
     for index in range(1, cohort.patients + 1):
