@@ -117,6 +117,7 @@ def _settle(
     for name, claimed in claims.items():
         if len(claimed) == 1:
             recordings.append(recording(claimed[0], name))
+            problems.extend(claimed[0].problems)
         elif claimed:
             problems.append(several(name, claimed))
         elif name in required_channels(rules):

@@ -24,20 +24,8 @@ _VISIT = re.compile(
     re.IGNORECASE,
 )
 _NEVER_IMAGES = (
-    ".json",
-    ".txt",
-    ".tsv",
-    ".csv",
-    ".md",
-    ".html",
-    ".png",
-    ".jpg",
-    ".pdf",
-    ".xml",
-    ".py",
-    ".log",
-    ".bval",
-    ".bvec",
+    *(".json", ".txt", ".tsv", ".csv", ".md", ".html", ".xml", ".log", ".py", ".pdf"),
+    *(".png", ".jpg", ".jpeg", ".bval", ".bvec"),
 )
 
 
@@ -139,7 +127,12 @@ def _add_file(path: Path, base: Path, root: Path, found: Found, dicom: list[Path
 def _add_series(files: Sequence[Path], base: Path, root: Path, found: Found) -> None:
     from .dicom import scan_series
 
-    for series in scan_series(files, root):
+    try:
+        scanned = scan_series(files, root)
+    except InputError as error:
+        found.problems.append(error)
+        return
+    for series in scanned:
         found.images.append(
             Image(
                 kind="dicom",
@@ -147,6 +140,7 @@ def _add_series(files: Sequence[Path], base: Path, root: Path, found: Found) -> 
                 relative=series.relative,
                 inner=series.files[0].relative_to(base).parts,
                 words=series.words,
+                problems=series.problems,
             )
         )
 

@@ -30,8 +30,8 @@ def manifest_sessions(manifest: Path, root: Path, rules: Mapping[str, ChannelRul
     InputError
         ``CHI-IN-082`` the file cannot be read, ``CHI-IN-075`` its header is wrong.
     SeveralErrors
-        Every wrong line: ``CHI-IN-076`` (fields), ``077`` (label), ``078`` (channel), ``079`` (no such file), ``080`` (path
-        leaves the folder), ``083`` (not an image).
+        Every wrong line: ``CHI-IN-076`` (fields), ``077`` (label), ``078`` (channel), ``079`` (no such file),
+        ``080`` (path leaves the folder), ``083`` (not an image).
     """
     lines = _lines(manifest)
     header = _header(lines[0] if lines else "", manifest.name)

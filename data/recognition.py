@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .errors import ChiasmError
 from .patients import LABEL
 
 MASK = "mask"
@@ -72,6 +73,8 @@ class Image:
         What the NIfTI header says (not checked); empty for DICOM.
     words : tuple of str
         Texts that describe it besides its name: series description, protocol. Used, never shown.
+    problems : tuple of ChiasmError
+        Why it cannot be trusted if a channel claims it (a damaged slice beside the others).
     """
 
     kind: Literal["nifti", "dicom"]
@@ -80,6 +83,7 @@ class Image:
     inner: tuple[str, ...]
     shape: tuple[int, ...] = ()
     words: tuple[str, ...] = ()
+    problems: tuple[ChiasmError, ...] = ()
 
 
 def sniff(path: Path) -> tuple[Literal["nifti", "dicom", ""], tuple[int, ...]]:
