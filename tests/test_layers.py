@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_socket import SocketConnectBlockedError
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("data", "encoders", "fusion", "heads", "pipelines", "configs")
@@ -174,3 +176,10 @@ def test_shipped_weights_are_small_and_carry_a_card() -> None:
         assert max(path.stat().st_size for path in folder.glob("*.safetensors")) <= 8 * 2**20, folder.name
         assert (folder / "README.md").is_file(), folder.name
         assert (folder / "config.json").is_file(), folder.name
+
+
+def test_a_test_cannot_reach_the_network() -> None:
+    # As an error of its own, or already as the warning before it, which is an error here.
+    refused = pytest.raises((SocketConnectBlockedError, UserWarning), match="tried to use socket")
+    with refused, socket.create_connection(("192.0.2.1", 80), timeout=1):
+        pass
