@@ -11,12 +11,18 @@ from ...data.errors import ResourceError
 CODES = {"CHI-RES-021": "Another run is writing to this output folder."}
 
 
+class FolderBusy(ResourceError):
+    """Another driver has the folder: this one stops, and may be started again later."""
+
+    exit_code = 75
+
+
 class FolderLock:
     """An advisory lock on ``<work>/<name>.lock``. The kernel drops it with the process, so it never goes stale.
 
     Raises
     ------
-    ResourceError
+    FolderBusy
         ``CHI-RES-021`` where another driver holds it.
     """
 
@@ -27,7 +33,7 @@ class FolderLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._descriptor)
-            raise ResourceError(
+            raise FolderBusy(
                 "CHI-RES-021", "another run is writing to this output folder.", "Wait for it to end; it keeps what it has done."
             ) from None
 
