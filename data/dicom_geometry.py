@@ -95,7 +95,7 @@ def _plane(header: DicomHeader, index: int, frame: dict[int, Any], shared: dict[
             direct = _nested(frame, shared, _GROUP_OF[tag], tag)
         # PS3.3 C.7.6.16: some writers leave the rescale at the top level of an enhanced object.
         value = direct if direct is not None else header.values.get(tag, default)
-        return value if value else default
+        return value or default
 
     position, orientation, spacing = get(_POSITION), get(_ORIENTATION), get(_PIXEL_SPACING)
     slope, intercept = get(_SLOPE, (1.0,))[0], get(_INTERCEPT, (0.0,))[0]

@@ -124,7 +124,7 @@ class GuardedReader:
         limits = self._limits
         settings = json.dumps({"jobs": self._jobs, "memory_bytes": limits.memory_bytes, "cpu_s": limits.cpu_s})
         # One thread a library: each thread pool reserves address space, which is limited.
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             child = subprocess.Popen(  # noqa: S603  (this interpreter, fixed arguments; paths of patients go by pipe)

@@ -185,7 +185,7 @@ class Scheduler:
         try:
             run_jobs(stage, counted, done, active)
         except BaseException as error:  # noqa: BLE001 - carried to the one patient boundary of each session in the batch
-            for job in list(active):
+            for job in active:
                 job.token.error = error
                 self._advance(job.token)
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from chiasm.pipelines.evaluation.segmentation import (
     BRATS_WORST_HD95_MM,
     brats_scores,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
 from chiasm.pipelines.evaluation import calibration
 from chiasm.pipelines.evaluation.segmentation import counts, dice, surface_distances
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from chiasm.data.errors import InputError, RecipeError
 from chiasm.heads.regions import BRATS, Region, RegionTable
 
