@@ -23,7 +23,7 @@ soak: $(STAMP)
 	@$(BIN)/python -m pytest -q -rA -m "slow or soak or gpu" --timeout=7200 $(TESTS)
 
 bench: $(STAMP)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in benchmarks/*.py benchmarks/*/measure.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 lint: $(STAMP) .types/chiasm
 	@$(BIN)/ruff check --quiet .
