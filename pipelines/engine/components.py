@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...data.errors import RecipeError, WeightsError, did_you_mean
-from .tensors import fill, read_tensors
+from .tensors import check_fit, fill, read_tensors
 from .weights import WeightsFolder, check_synthetic, find_all
 
 if TYPE_CHECKING:
@@ -88,6 +88,48 @@ def build_network(kind: str, parameters: Mapping[str, Any]) -> nn.Module:
         ``CHI-RC-060`` unknown kind, ``CHI-RC-061`` wrong parameters.
     """
     return _kind(kind)(parameters)
+
+
+def verify(folder: WeightsFolder) -> str:
+    """Load a weights folder into the network that its config names and say what it is, in words.
+
+    Raises
+    ------
+    WeightsError, RecipeError
+        As `load_component`.
+    """
+    kind, parameters = folder.config.get("kind", ""), folder.config.get("parameters", {})
+    if kind == "swin-unetr-encoder":
+        network = build_network("swin-unetr", parameters)
+        load_encoder(network, folder)
+    else:
+        for file in folder.files.values():
+            network = build_network(kind, parameters)
+            fill(network, read_tensors(file), folder.name)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return f"{kind}, {count:,} parameters, sha256 {folder.sha256[:12]}"
+
+
+def load_encoder(network: nn.Module, folder: WeightsFolder) -> list[str]:
+    """Start a Swin UNETR from a pretrained encoder; return the tensors that keep their fresh values, in words.
+
+    Only the patch embedding may have another shape (self-supervision had one channel, MRI has four).
+
+    Raises
+    ------
+    WeightsError
+        ``CHI-WT-005`` where anything else does not fit.
+    """
+    own = {key: value for key, value in network.state_dict().items() if key.startswith("swinViT.")}
+    tensors = read_tensors(folder.files["model"])
+    embedding = "swinViT.patch_embed.proj.weight"
+    kept = []
+    if embedding in own and embedding in tensors and own[embedding].shape[1] != tensors[embedding].shape[1]:
+        kept = [f"{embedding}: {tensors[embedding].shape[1]} channels there, {own[embedding].shape[1]} here"]
+        del tensors[embedding], own[embedding]
+    check_fit(own, tensors, folder.name)
+    network.load_state_dict(tensors, strict=False)
+    return kept
 
 
 class FoldMean(nn.Module):

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...data.errors import WeightsError
 
@@ -76,16 +76,17 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(path: Path, name: str, value: Any) -> TensorEntry:
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    whole = _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES or not whole:
-        raise _damaged(path, f"tensor '{name[:200]}' has no valid dtype, shape and data_offsets")
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise _damaged(path, f"tensor '{name[:200]}' has no known dtype")
+    if not (_are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
+        raise _damaged(path, f"tensor '{name[:200]}' has no valid shape and data_offsets")
     start, stop = offsets
     if stop - start != math.prod(shape) * ITEM_BYTES[dtype]:
         raise _damaged(path, f"tensor '{name[:200]}' does not have as many bytes as its shape and type need")
     return TensorEntry(dtype, tuple(shape), start, stop)
 
 
-def _are_counts(value: Any) -> bool:
+def _are_counts(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
 
 

@@ -17,6 +17,8 @@ from .weights import MODEL_FILE, sha256_of
 CONSTANT_BUFFERS = ("relative_position_index", "num_batches_tracked")
 """Ends of names that a network computes itself: files may hold them or not."""
 
+SHOWN = 12
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; half-precision tensors become float32.
@@ -58,15 +60,26 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
         ``CHI-WT-005``, with every name that is missing, unknown or has another shape.
     """
     wanted = network.state_dict()
+    check_fit(wanted, tensors, name)
+    network.load_state_dict({key: tensors[key] for key in wanted if key in tensors}, strict=False)
+
+
+def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> None:
+    """Compare tensors with those that a network wants.
+
+    Raises
+    ------
+    WeightsError
+        ``CHI-WT-005``, listing what is wrong (the first dozen, and how many more).
+    """
     wrong = mismatches(wanted, tensors)
     if wrong:
-        shown = "; ".join(wrong[:12]) + (f"; and {len(wrong) - 12} more" if len(wrong) > 12 else "")
+        shown = "; ".join(wrong[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
         raise WeightsError(
             "CHI-WT-005",
             f"'{name}' does not fit the network: {shown}.",
-            "Check the kind and the parameters in the recipe, or convert the authors' file again.",
+            "Check the kind and the parameters of the network, or convert the authors' file again.",
         )
-    network.load_state_dict({key: tensors[key] for key in wanted if key in tensors}, strict=False)
 
 
 def mismatches(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...data.atomic import atomic_path
 from ...data.errors import ChiasmError, SeveralErrors, WeightsError
 from .safetensors_header import TensorEntry, read_header
 
@@ -32,11 +35,13 @@ CODES = {
     "CHI-WT-006": "The config.json of a weights folder is not usable.",
     "CHI-WT-007": "Weights trained on synthetic data are refused where the output is a statement about a person.",
     "CHI-WT-008": "The recipe's channels are not those, or not in the order, that the weights were trained with.",
+    "CHI-WT-017": "A name of weights has characters or parts that a name may not have.",
     "CHI-WT-009": "The recipe's kind or parameters contradict those in the weights' config.json.",
 }
 
 SHIPPED_PREFIX = "chiasm/"
 MODEL_FILE = "model.safetensors"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 ANATOMY_TASKS = frozenset({"segmentation"})
 """Tasks whose output is a statement about anatomy; every other task is taken to speak about a person."""
 
@@ -110,10 +115,11 @@ def find(name: str) -> WeightsFolder:
         ``CHI-WT-001`` not found, ``CHI-WT-002`` a file missing, ``CHI-WT-003`` another sha256, ``CHI-WT-006`` bad
         config.
     """
-    for folder in _candidates(name):
-        if folder.is_dir():
-            return open_folder(folder, name=name)
-    raise _missing(name)
+    folders = [folder for folder in _candidates(name) if folder.is_dir()]
+    complete = [folder for folder in folders if (folder / "config.json").is_file()]
+    if not folders:
+        raise _missing(name)
+    return open_folder((complete or folders)[0], name=name)
 
 
 def find_all(names: Iterable[str]) -> dict[str, WeightsFolder]:
@@ -191,6 +197,52 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 (part 
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def installed() -> list[str]:
+    """Return the names of all weights folders in the search path, shipped ones with their prefix."""
+    found: dict[str, None] = {}
+    for root in search_path():
+        prefix = SHIPPED_PREFIX if root == shipped_folder() else ""
+        for config in sorted((*root.glob("*/config.json"), *root.glob("*/*/config.json"))):
+            found[prefix + config.parent.relative_to(root).as_posix()] = None
+    return list(found)
+
+
+def install(source: Path, target: Path) -> Path:
+    """Copy a weights folder into the store, checked before and after; ``config.json``, which completes it, comes last.
+
+    Raises
+    ------
+    WeightsError
+        As `open_folder`, and ``CHI-WT-004`` for a damaged file.
+    """
+    folder = open_folder(source)
+    for part in folder.files:
+        folder.entries(part)
+    names = [*(path.name for path in folder.files.values()), "README.md", "config.json"]
+    for name in names:
+        if (source / name).is_file():
+            with atomic_path(target / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+    open_folder(target)
+    return target
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that would leave the store.
+
+    Raises
+    ------
+    WeightsError
+        ``CHI-WT-017``.
+    """
+    if not NAME.fullmatch(name):
+        raise WeightsError(
+            "CHI-WT-017",
+            "a name of weights has letters, digits, '-', '_' and '.', in one or two parts joined by '/'.",
+            "For example: brain-tumour/fold0.",
+        )
+
+
 def check_synthetic(config: Mapping[str, Any], task: str, input_is_phantom: bool) -> None:
     """Refuse weights trained on phantoms for statements about a real person.
 
@@ -221,12 +273,9 @@ def _candidates(name: str) -> Iterable[Path]:
     if name.startswith(("./", "../", "~/", "/")):
         yield Path(name).expanduser()
         return
-    bare = name.removeprefix(SHIPPED_PREFIX)
-    parts = bare.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or "\\" in bare or "\0" in bare:
-        return  # a name is not a path: it never leaves the store
+    check_name(name)
     for folder in search_path():
-        yield folder.joinpath(*parts)
+        yield folder / name.removeprefix(SHIPPED_PREFIX)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
