@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ ARGUMENTS = (
     "--remote-debugging-pipe",
 )  # fmt: skip
 SOFTWARE_WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+EXEC = "import os, sys; a = sys.argv; os.dup2(int(a[1]), 3); os.dup2(int(a[2]), 4); os.execvp(a[3], a[3:])"
 NO_WEBGL = ("--disable-gpu", "--disable-3d-apis")
 
 
@@ -44,19 +47,25 @@ class Browser:
     def __init__(self, program: str, profile: Path, *arguments: str) -> None:
         command_out, self._write = os.pipe()
         self._read, answer_in = os.pipe()
-        # Chromium reads commands from descriptor 3 and answers on 4.
         command = [program, *ARGUMENTS, *arguments, f"--user-data-dir={profile}"]
+        # Chromium reads commands from descriptor 3 and answers on 4; high numbers first, lest one be overwritten.
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in (command_out, answer_in)]
         self._process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" 3<&"$IN" 4>&"$OUT"', "sh", *command],
-            pass_fds=(command_out, answer_in),
-            env={**os.environ, "IN": str(command_out), "OUT": str(answer_in)},
+            [sys.executable, "-c", EXEC, *map(str, high), *command], pass_fds=high,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.close(command_out)
-        os.close(answer_in)
+        for descriptor in (command_out, answer_in, *high):
+            os.close(descriptor)
         self._rest, self._last, self._session = b"", 0, ""
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        try:
+            self._attach()
+        except (EOFError, OSError, RuntimeError, TimeoutError):
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
