@@ -1,0 +1,156 @@
+"""Positive and negative control of tumour segmentation on phantoms: tiny Swin UNETR, two cores, minutes.
+
+    python benchmarks/controls_brats.py [--seeds 3] [--out benchmarks/results/controls_brats.json]
+
+Positive: trained on phantoms of one seed, whole-tumour Dice >= 0.80 on phantoms of another. Negative: the same training with
+each image given another patient's labels stays at the chance level (see `chiasm.pipelines.evaluation.controls`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from chiasm.data.phantoms.brats import CONTRASTS, write_brats
+from chiasm.data.phantoms.heads import Cohort
+from chiasm.pipelines.evaluation.controls import chance_dice, negative_control, positive_control
+from chiasm.pipelines.evaluation.segmentation import brats_scores
+from chiasm.pipelines.recipes import Recipe, load_recipe
+from chiasm.pipelines.training.cases import CaseSource, PreparedCase, prepare_cases
+from chiasm.pipelines.training.command import initial_network
+from chiasm.pipelines.training.loop import train_network
+from chiasm.pipelines.training.settings import TrainingSettings, read_settings
+from chiasm.pipelines.training.validation import predict, predicted_regions, true_regions
+
+RECIPE = "brain-tumour-phantom"
+BAR = 0.80
+GRID = {"shape": (64, 64, 64), "spacing_mm": 3.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    name: str
+    patient: str
+    images: dict[str, Path]
+    label: Path
+
+
+def phantoms(folder: Path, recipe: Recipe, *, patients: int, seed: int) -> list[PreparedCase]:
+    names = write_brats(folder / "raw", Cohort(patients=patients, seed=seed, **GRID))
+    cases = []
+    for name in names:
+        files = {suffix: folder / "raw" / name / f"{name}_{suffix}.nii.gz" for suffix in (*CONTRASTS, "seg")}
+        cases.append(Case(name=name, patient=name, label=files.pop("seg"), images=files))
+    return prepare_cases(cases, recipe, folder / "prepared")
+
+
+def train(
+    cases: list[PreparedCase], recipe: Recipe, settings: TrainingSettings, out: Path
+) -> tuple[torch.nn.Module, float, float]:
+    out.mkdir(parents=True)
+    wall, cpu = time.monotonic(), time.process_time()
+    outcome = train_network(initial_network(recipe, settings), CaseSource(cases, recipe, settings), settings, out)
+    return outcome.average, time.monotonic() - wall, time.process_time() - cpu
+
+
+def scores(network: torch.nn.Module, cases: list[PreparedCase], recipe: Recipe) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for case in cases:
+        image = torch.from_numpy(np.load(case.image).astype(np.float32))
+        regions = predicted_regions(predict(network, image, recipe), recipe)
+        for name, truth in true_regions(np.load(case.labels), recipe).items():
+            found.setdefault(name, []).append(brats_scores(regions[name], truth, case.spacing_mm))
+    return found
+
+
+def whole_tumour(cases: list[PreparedCase], recipe: Recipe) -> list[np.ndarray]:
+    return [on_full_grid(true_regions(np.load(case.labels), recipe)["WT"]) for case in cases]
+
+
+def on_full_grid(mask: np.ndarray) -> np.ndarray:
+    """Centre a cropped mask on the common grid: guesses compare patients voxel by voxel, brains in the middle."""
+    out = np.zeros(GRID["shape"], dtype=mask.dtype)
+    start = [(n - m) // 2 for n, m in zip(out.shape, mask.shape, strict=True)]
+    out[tuple(slice(a, a + m) for a, m in zip(start, mask.shape, strict=True))] = mask
+    return out
+
+
+def run(work: Path, *, n_training: int, n_held_out: int, n_seeds: int, steps: int | None) -> dict[str, object]:
+    recipe = load_recipe(RECIPE)
+    settings = read_settings(recipe.training, name=recipe.name)
+    if steps:
+        settings = settings.model_copy(update={"phases": (settings.phases[0].model_copy(update={"steps": steps}),)})
+    training = phantoms(work / "training", recipe, patients=n_training, seed=1)
+    held_out = phantoms(work / "held-out", recipe, patients=n_held_out, seed=2)
+    network, wall, cpu = train(training, recipe, settings, work / "positive")
+    found = scores(network, held_out, recipe)
+    positive = positive_control(np.array(found["WT"])[:, 0], BAR)
+    report: dict[str, object] = {
+        "recipe": recipe.name,
+        "network_parameters": sum(p.numel() for p in network.parameters()),
+        "steps": settings.steps,
+        "training_phantoms": n_training,
+        "held_out_phantoms": n_held_out,
+        "training_wall_s": round(wall, 1),
+        "training_cpu_s": round(cpu, 1),
+        "positive": asdict(positive),
+        "positive_regions": {
+            name: dict(zip(("dice", "hd95_mm"), np.round(np.mean(pairs, axis=0), 4).tolist(), strict=True))
+            for name, pairs in found.items()
+        },
+    }
+    brains = [on_full_grid((np.load(case.image) != 0).any(axis=0)) for case in held_out]
+    chance = chance_dice(whole_tumour(training, recipe), whole_tumour(held_out, recipe), brains)
+    by_seed = []
+    for seed in range(n_seeds):
+        permuted = settings.model_copy(update={"control": "permuted-labels", "seed": 100 + seed})
+        network, _, _ = train(training, recipe, permuted, work / f"negative-{seed}")
+        by_seed.append([pair[0] for pair in scores(network, held_out, recipe)["WT"]])
+    if by_seed:
+        report["negative"] = asdict(negative_control(np.mean(by_seed, axis=0), chance))
+        report["negative_dice_by_seed"] = [round(float(np.mean(s)), 4) for s in by_seed]
+    report["chance"] = {name: round(float(values.mean()), 4) for name, values in chance.guesses.items()}
+    return report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="networks of the negative control")
+    parser.add_argument("--training", type=int, default=40)
+    parser.add_argument("--held-out", type=int, default=20)
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "controls_brats.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        report = run(
+            Path(work),
+            n_training=arguments.training,
+            n_held_out=arguments.held_out,
+            n_seeds=arguments.seeds,
+            steps=arguments.steps,
+        )
+    report["machine"] = {
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "monai", "numpy")},
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    passed = report["positive"]["passed"] and report.get("negative", {}).get("passed", True)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
