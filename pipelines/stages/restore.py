@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...data.geometry import slab_argmax, slab_regions
+from ...heads.regions import RegionTable
 from ..engine.stage import Context, Stage
 from ..recipes import Recipe
 from .items import BoolArray, Case, Labelled, Logits, Space
@@ -26,7 +27,7 @@ class Restore(Stage):
     Parameters
     ----------
     recipe : Recipe
-        Exclusive labels (largest logit) or nested regions (logit > 0, in order, later ones overwrite).
+        Exclusive labels (largest logit) or nested regions (logit > 0, inner ones overwrite outer ones).
     probabilities : bool
         Whether to make probability maps too.
     """
@@ -43,7 +44,7 @@ class Restore(Stage):
         space = item.space
         resampling = None if space.resampling.is_identity else space.resampling
         if self.recipe.regions:
-            writes = [(channel, region.write) for channel, region in enumerate(self.recipe.regions)]
+            writes = [(k, self.recipe.regions[k].write) for k in RegionTable(self.recipe.regions).writing_order]
             turned = slab_regions(item.values, writes, resampling, crop=space.crop)
         else:
             turned = slab_argmax(item.values, resampling, crop=space.crop)
