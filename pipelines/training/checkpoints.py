@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...data.atomic import atomic_path, write_json
 from ...data.errors import InputError
 
 CODES: dict[str, str] = {
@@ -57,12 +58,9 @@ def save(state: State, folder: Path, *, identity: str) -> Path:
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{key}": value.detach().cpu().clone() for key, value in entry.items()})
     path = folder / f"checkpoint-{state.step:07d}.safetensors"
-    partial = path.with_suffix(".tmp")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
-    _commit(partial, path)
-    pointer = folder / "checkpoint.json.tmp"
-    pointer.write_text(json.dumps({"file": path.name, "step": state.step, "identity": identity}, indent=1))
-    _commit(pointer, folder / POINTER)
+    with atomic_path(path) as partial:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
+    write_json(folder / POINTER, {"file": path.name, "step": state.step, "identity": identity})
     for old in folder.glob("checkpoint-*.safetensors"):
         if old != path:
             old.unlink()
@@ -92,7 +90,7 @@ def restore(state: State, folder: Path, *, identity: str) -> bool:
             )
         tensors = load_file(path)
         state.step = int(note["step"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
             "CHI-IN-131", f"the checkpoint cannot be read ({type(error).__name__}).", "Start over with --restart.", file=POINTER
         ) from error
@@ -110,9 +108,3 @@ def restore(state: State, folder: Path, *, identity: str) -> bool:
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def _commit(partial: Path, final: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, final)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...data.phantoms.label_maps import Draw, Ranges, Sample, TissueMaps, generate
@@ -43,3 +45,11 @@ def test_samples(maps: TissueMaps, settings: Generator, test: TestSet) -> Iterat
             whole=True,
             contrast=test.contrasts[index % len(test.contrasts)],
         )
+
+
+def test_volumes(
+    maps: TissueMaps, settings: Generator, test: TestSet
+) -> Iterator[tuple[Tensor, NDArray[np.uint8], tuple[float, float, float]]]:
+    """Yield the test set as `validation.score_volumes` wants it: image, labels, spacing."""
+    for sample in test_samples(maps, settings, test):
+        yield sample.image, sample.labels.numpy().astype(np.uint8), (test.spacing_mm,) * 3

@@ -8,6 +8,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ...data.atomic import write_text
 from .checkpoints import State, restore, save
 from .losses import loss_of
 from .settings import Phase, TrainingSettings
@@ -64,6 +66,7 @@ def train_network(
     identity: str = "",
     validate: Validate | None = None,
     until: int | None = None,
+    workers: int = 0,
 ) -> Outcome:
     """Train, or go on training, and leave a checkpoint and a log in `out`.
 
@@ -83,34 +86,65 @@ def train_network(
         Takes the averaged network and the step, returns measures for the log; called every `settings.validate_every` steps.
     until : int, optional
         Stop after this many steps in all (the schedule stays that of the full run).
+    workers : int
+        Threads that make samples ahead; the samples are the same for any number.
     """
     network = network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = State(network, copy.deepcopy(network).eval().requires_grad_(False), optimizer)
-    whole = hashlib.sha256(f"{settings.model_dump_json()}|{identity}".encode()).hexdigest()
+    whole = hashlib.sha256(f"{settings.identity}|{identity}".encode()).hexdigest()
     restore(state, out, identity=whole)
     _cut_log(out / LOG, state.step)
     last = settings.steps if until is None else min(until, settings.steps)
-    with _stop_signal() as stopped, (out / LOG).open("a", encoding="utf-8") as log:
+    samples = SampleQueue(source, settings, workers)
+    with samples, _stop_signal() as stopped, (out / LOG).open("a", encoding="utf-8", buffering=1) as log:
         while state.step < last and not stopped():
             started = time.monotonic()
-            record = _one_step(state, source, settings, device)
+            record = _one_step(state, samples, settings, device)
             record["seconds"] = round(time.monotonic() - started, 3)
             if validate and settings.validate_every and state.step % settings.validate_every == 0:
                 record.update(validate(state.average, state.step))
             log.write(json.dumps(record) + "\n")
             if state.step % settings.checkpoint_every == 0 or state.step == last or stopped():
-                log.flush()
                 save(state, out, identity=whole)
     return Outcome(step=state.step, finished=state.step >= settings.steps, average=state.average)
 
 
-def _one_step(state: State, source: SampleSource, settings: TrainingSettings, device: str) -> dict[str, float]:
+class SampleQueue:
+    """Gives the samples of a step, made ahead by threads where there are any (torch and numpy release the lock)."""
+
+    def __init__(self, source: SampleSource, settings: TrainingSettings, workers: int) -> None:
+        self.source, self.settings = source, settings
+        self.pool = ThreadPoolExecutor(workers) if workers else None
+        self.ahead = 2 * workers
+        self.pending: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+
+    def __enter__(self) -> SampleQueue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+
+    def of_step(self, step: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the pairs of image and target of a step."""
+        phase, first = self.settings.phase_at(step)
+        if self.pool is None:
+            return [self.source.sample(first + i, phase) for i in range(phase.batch)]
+        last = min(step + 1 + self.ahead, self.settings.steps)
+        for later in range(step, max(last, step + 1)):
+            its_phase, start = self.settings.phase_at(later)
+            for index in range(start, start + its_phase.batch):
+                if index not in self.pending:
+                    self.pending[index] = self.pool.submit(self.source.sample, index, its_phase)
+        return [self.pending.pop(first + i).result() for i in range(phase.batch)]
+
+
+def _one_step(state: State, samples: SampleQueue, settings: TrainingSettings, device: str) -> dict[str, float]:
     step = state.step
-    phase, first = settings.phase_at(step)
     # Dropout and the like draw from torch's global generator: tied to the step, they repeat after a resume.
     torch.manual_seed(settings.seed * 1_000_003 + step)
-    pairs = [source.sample(first + i, phase) for i in range(phase.batch)]
+    pairs = samples.of_step(step)
     images = torch.stack([image for image, _ in pairs]).to(device, non_blocking=True)
     targets = torch.stack([target for _, target in pairs]).to(device, non_blocking=True)
     rate = settings.rate_at(step)
@@ -150,7 +184,7 @@ def _cut_log(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # a line cut short by a kill
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 @contextmanager

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...data.errors import ChiasmError, RecipeError, SeveralErrors, did_you_mean
+
+CODES: dict[str, str] = {
+    "CHI-RC-080": "The recipe has no training block.",
+    "CHI-RC-081": "A field of the training block is unknown, missing or has a value outside what is allowed.",
+}
 
 Positive = Annotated[float, Field(gt=0)]
 Size = tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]]
@@ -46,6 +55,7 @@ class Generator(_Block):
 
     maps: Literal["mni152"] = "mni152"
     ranges: dict[str, object] = Field(default_factory=dict)
+    validation: TestSet | None = None
     test: TestSet | None = None
 
 
@@ -62,7 +72,8 @@ class TrainingSettings(_Block):
     """Everything a training run depends on, beside the network and the data.
 
     `foreground` is the share of patches centred on a labelled voxel; `ema` the decay of the averaged weights that are
-    validated and exported; `clip_norm` the largest gradient norm.
+    validated and exported; `clip_norm` the largest gradient norm; `initial` the weights to start from (random ones where
+    absent); `control: permuted-labels` is the negative control that must learn nothing but where labels lie on average.
     """
 
     seed: int = 0
@@ -78,10 +89,18 @@ class TrainingSettings(_Block):
     deep_supervision: bool = False
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
     augmentation: Augmentation = Augmentation()
+    control: Literal["none", "permuted-labels"] = "none"
     folds: Annotated[int, Field(ge=2)] = 5
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     validate_every: Annotated[int, Field(ge=0)] = 0
     generator: Generator | None = None
+    initial: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """What the settings add to a run's identity: everything that was set, so that a new field with a default adds nothing."""
+        kept = self.model_dump(mode="json", exclude_defaults=True, exclude={"checkpoint_every"})
+        return json.dumps(kept, sort_keys=True)
 
     @property
     def steps(self) -> int:
@@ -106,3 +125,28 @@ class TrainingSettings(_Block):
         progress = (step - self.warm_up_steps) / max(1, self.steps - self.warm_up_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return self.learning_rate * (self.final_share + (1 - self.final_share) * cosine)
+
+
+def read_settings(block: Mapping[str, Any] | None, *, name: str) -> TrainingSettings:
+    """Check a recipe's `training:` block.
+
+    Raises
+    ------
+    RecipeError, SeveralErrors
+        There is none (CHI-RC-080), or fields are wrong (CHI-RC-081, each of them).
+    """
+    if block is None:
+        raise RecipeError(
+            "CHI-RC-080", f"recipe '{name}' has no training block.", "Add one (docs/training.md), or use it with `chiasm run`."
+        )
+    try:
+        return TrainingSettings.model_validate(block)
+    except ValidationError as error:
+        found: list[ChiasmError] = []
+        for item in error.errors(include_url=False):
+            path = ".".join(["training", *(str(part) for part in item["loc"])])
+            near = ""
+            if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
+                near = did_you_mean(str(item["loc"][0]), list(TrainingSettings.model_fields))
+            found.append(RecipeError("CHI-RC-081", f"recipe '{name}', {path}: {item['msg']}.{near}"))
+        raise SeveralErrors(found) from None

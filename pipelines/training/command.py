@@ -1,0 +1,227 @@
+"""What `chiasm train` does: recipe and data in; checkpoints, log, picture and a weights folder out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...data.atomic import write_json
+from ...data.errors import InputError, RecipeError, ResourceError
+from ...data.phantoms.label_maps import template_maps
+from ..engine.components import build_network
+from ..engine.memory import keep_freed_memory
+from ..engine.tensors import fill, read_tensors, write_folder
+from ..engine.weights import find
+from ..recipes import Recipe, load_recipe
+from .cases import CaseSource, PreparedCase, prepare_cases
+from .checkpoints import POINTER
+from .folds import held_out
+from .generated import GeneratedSource, test_volumes
+from .loop import EXIT_STOPPED, LOG, Outcome, SampleSource, Validate, train_network
+from .picture import draw_loss
+from .settings import TrainingSettings, read_settings
+from .validation import case_volumes, score_volumes
+
+CODES: dict[str, str] = {
+    "CHI-RC-072": "The recipe trains on real cases and no data folder was given.",
+    "CHI-RC-073": "The fold is neither a number nor 'all'.",
+    "CHI-IN-138": "No labelled case was found in the data folder.",
+    "CHI-RES-040": "The device asked for is not there.",
+}
+
+
+def train(
+    recipe_name: str | Path,
+    data: Path | None,
+    out: Path,
+    *,
+    device: str = "auto",
+    seed: int | None = None,
+    resume: bool = True,
+    steps: int | None = None,
+    fold: str | None = None,
+) -> int:
+    """Train a recipe's network; return the exit code (0 done, 75 stopped and resumable).
+
+    Parameters
+    ----------
+    recipe_name : str or Path
+        A recipe's name or file; its `training:` block sets everything else.
+    data : Path, optional
+        BraTS, nnU-Net raw or Decathlon folder; None for recipes that generate their samples.
+    out : Path
+        Made where missing. A checkpoint in it is continued.
+    device : str
+        ``auto``, ``cpu``, ``cuda:0`` ...
+    seed : int, optional
+        Instead of the recipe's.
+    resume : bool
+        False: start over, the checkpoint and log in `out` are removed.
+    steps : int, optional
+        Stop after so many steps in all; the schedule stays that of the whole run.
+    fold : str, optional
+        A number: hold that fold out. ``all``: train on every case. None: each fold in turn, in ``OUT/fold-<k>``.
+    """
+    recipe = load_recipe(recipe_name)
+    settings = read_settings(recipe.training, name=recipe.name)
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    where = _device(device)
+    keep_freed_memory()
+    out.mkdir(parents=True, exist_ok=True)
+    if settings.generator is not None:
+        maps = template_maps()
+        source = GeneratedSource(maps, settings.generator, seed=settings.seed)
+        validate = None
+        if settings.generator.validation is not None:
+            fixed = settings.generator.validation
+            generator = settings.generator
+            validate = _validator(lambda: test_volumes(maps, generator, fixed), recipe, where)
+        return _one_run(recipe, settings, source, out, where, validate, resume=resume, steps=steps, about={"generated": True})
+    if data is None:
+        raise RecipeError("CHI-RC-072", f"recipe '{recipe.name}' trains on real cases.", "Give the data folder: chiasm train RECIPE DATA OUT.")
+    cases = _cases(data, recipe, out)
+    code = 0
+    for name in [fold] if fold is not None else [str(k) for k in range(settings.folds)]:
+        folder = out if fold is not None else out / f"fold-{name}"
+        folder.mkdir(exist_ok=True)
+        code = _one_fold(recipe, settings, cases, folder, where, name, resume=resume, steps=steps)
+        if code:
+            break
+    return code
+
+
+def _cases(data: Path, recipe: Recipe, out: Path) -> list[PreparedCase]:
+    from ...data.datasets import labelled_cases
+
+    found = labelled_cases(data)
+    if not found:
+        raise InputError("CHI-IN-138", "no labelled case was found.", "Give the root of a BraTS, nnU-Net raw or Decathlon data set.")
+    return prepare_cases(found, recipe, out / "prepared")
+
+
+def _one_fold(
+    recipe: Recipe,
+    settings: TrainingSettings,
+    cases: Sequence[PreparedCase],
+    folder: Path,
+    device: str,
+    fold: str,
+    *,
+    resume: bool,
+    steps: int | None,
+) -> int:
+    if fold == "all":
+        out_of_training: frozenset[str] = frozenset()
+    elif fold.isdigit():
+        out_of_training = held_out((case.patient for case in cases), folds=settings.folds, fold=int(fold), seed=settings.seed)
+    else:
+        raise RecipeError("CHI-RC-073", f"'{fold}' is no fold.", f"Give 'all' or a number from 0 to {settings.folds - 1}.")
+    training = [case for case in cases if case.patient not in out_of_training]
+    waiting = [case for case in cases if case.patient in out_of_training]
+    write_json(folder / "split.json", {"training": [c.name for c in training], "validation": [c.name for c in waiting]})
+    validate = _validator(lambda: case_volumes(waiting), recipe, device) if waiting else None
+    about = {"fold": fold, "n_cases": len(training), "cases_sha256": _hash([case.name for case in training])}
+    source = CaseSource(training, recipe, settings)
+    return _one_run(recipe, settings, source, folder, device, validate, resume=resume, steps=steps, about=about)
+
+
+def _one_run(
+    recipe: Recipe,
+    settings: TrainingSettings,
+    source: SampleSource,
+    out: Path,
+    device: str,
+    validate: Validate | None,
+    *,
+    resume: bool,
+    steps: int | None,
+    about: dict[str, Any],
+) -> int:
+    """Train one network in one folder, then write picture and weights."""
+    if not resume:
+        for path in [out / POINTER, out / LOG, *out.glob("checkpoint-*.safetensors")]:
+            path.unlink(missing_ok=True)
+    network = initial_network(recipe, settings)
+    identity = _hash([recipe.components["network"].model_dump(mode="json"), about])
+    outcome = train_network(
+        network,
+        source,
+        settings,
+        out,
+        device=device,
+        identity=identity,
+        validate=validate,
+        until=steps,
+        workers=0 if device == "cpu" else 8,
+    )
+    draw_loss(out / LOG, out / "loss.png")
+    _export(outcome, recipe, settings, out, device, about)
+    stopped = not outcome.finished and (steps is None or outcome.step < steps)
+    return EXIT_STOPPED if stopped else 0
+
+
+def initial_network(recipe: Recipe, settings: TrainingSettings) -> nn.Module:
+    """Build the recipe's network with weights drawn from the seed, or with `settings.initial`."""
+    spec = recipe.components["network"]
+    parameters = dict(spec.parameters)
+    if spec.kind == "unet3d" and settings.deep_supervision:
+        parameters["deep_supervision"] = True
+    torch.manual_seed(settings.seed)
+    network = build_network(spec.kind, parameters)
+    if settings.initial:
+        folder = find(settings.initial)
+        fill(network, read_tensors(folder.files["model"]), folder.name)
+    return network
+
+
+def _export(outcome: Outcome, recipe: Recipe, settings: TrainingSettings, out: Path, device: str, about: dict[str, Any]) -> None:
+    spec = recipe.components["network"]
+    # Heads of deep supervision are for training only.
+    tensors = {name: value for name, value in outcome.average.state_dict().items() if not name.startswith("extra_heads.")}
+    config = {
+        "kind": spec.kind,
+        "parameters": spec.parameters,
+        "channels": [name for name in recipe.channels if name != "mask"],
+        "output": [region.name for region in recipe.regions] or ["background", *recipe.labels.values()],
+        "training": {**about, "steps": outcome.step, "seed": settings.seed, "device": device, "precision": settings.precision},
+        "training_data": "synthetic" if settings.generator is not None else "real",
+        "statement": "anatomy",
+        "licence": "Apache-2.0" if settings.generator is not None else "that of the training data",
+        "source": f"chiasm train {recipe.name}",
+    }
+    card = (
+        f"# {recipe.title}\n\nTrained by `chiasm train {recipe.name}` for {outcome.step} steps on {device} "
+        f"({settings.precision}). See `config.json`. Research use only; not a medical device.\n"
+    )
+    write_folder(out / "weights", {"model": tensors}, config, card, half=True)
+
+
+def _validator(volumes: Any, recipe: Recipe, device: str) -> Validate:
+    def validate(network: nn.Module, step: int) -> dict[str, float]:
+        return score_volumes(network, volumes(), recipe, device=device)
+
+    return validate
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(kind, False)
+    if not there:
+        raise ResourceError("CHI-RES-040", f"device '{name}' is not there.", "Use --device auto or cpu.")
+    return name
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
