@@ -114,9 +114,8 @@ def _used_bits(stored: NDArray[Any], bits: int, signed: bool) -> NDArray[Any]:
     if not spare:
         return stored
     native = stored.astype(stored.dtype.newbyteorder("="))
-    if signed:
-        return (native << spare) >> spare
-    return native & native.dtype.type((1 << bits) - 1)
+    used: NDArray[Any] = (native << spare) >> spare if signed else native & native.dtype.type((1 << bits) - 1)
+    return used
 
 
 def _compressed(header: DicomHeader, guard: GuardedReader) -> NDArray[Any]:
@@ -146,7 +145,7 @@ def decode_frames(path: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         ``frames``, shape (n, rows, columns), as stored.
     """
     import pydicom
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     dataset = pydicom.dcmread(path)
     syntax = dataset.file_meta.TransferSyntaxUID

@@ -107,11 +107,11 @@ class Predictor:
         if missing or affine is None:
             what = f"channels {', '.join(missing)}" if missing else "the affine"
             raise RecipeError("CHI-RC-023", f"{what} missing.", f"Give every channel ({', '.join(names)}) and affine=, voxel to RAS+ mm.")
-        recordings = []
+        recordings: list[Recording] = []
         for name, values in arrays.items():
-            values = np.asarray(values)
+            array = np.asarray(values)
             path = scratch / f"{len(recordings)}.nii"
-            write_values(path, values.astype(np.float32, copy=False), Grid(values.shape, np.asarray(affine, np.float64)))  # type: ignore[arg-type]
+            write_values(path, array.astype(np.float32, copy=False), Grid(array.shape, np.asarray(affine, np.float64)))
             recordings.append(Recording(channel=name, kind="nifti", files=(path,), relative=f"array '{name}'"))
         return Session(patient="array", recordings=tuple(recordings))
 

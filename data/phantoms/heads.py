@@ -100,6 +100,20 @@ class Cohort:
         return Draw(self.seed, index)
 
 
+def shape_for(spacing_mm: float) -> Shape:
+    """Voxels that cover the field of view of BraTS (240 x 240 x 155 mm), at least 16 along each axis.
+
+    Raises
+    ------
+    RecipeError
+        CHI-RC-070 for a voxel size outside 0.5 to 6 mm.
+    """
+    if not 0.5 <= spacing_mm <= 6.0:
+        raise RecipeError("CHI-RC-070", f"spacing must be 0.5 to 6 mm, got {spacing_mm}.", "3 is quick, 1 is usual.")
+    x, y, z = (max(16, round(mm / spacing_mm)) for mm in (240, 240, 155))
+    return x, y, z
+
+
 @cache
 def template() -> TissueMaps:
     """Return the template's maps, read once a process (2 s)."""
@@ -152,7 +166,7 @@ def paint(
     """
     from scipy.ndimage import gaussian_filter
 
-    shape: Shape = labels.shape  # type: ignore[assignment]
+    shape: Shape = labels.shape
     table = np.zeros(256, dtype=np.float32)
     for label, mean in means.items():
         table[label] = mean * (1 + scanner.jitter * float(draw.scalars.standard_normal()))
