@@ -33,9 +33,12 @@ class Measure(Stage):
         """Measure one patient."""
         grid, labels = item.case.output_grid, item.labels
         counts, sums = count_and_sum(labels, max([*self.recipe.label_names, *(r.write for r in self.recipe.regions)]))
-        parts = [(name, (value,), True) for value, name in self.recipe.labels.items()]
+        parts: list[tuple[str, tuple[int, ...], bool]] = [(name, (value,), True) for value, name in self.recipe.labels.items()]
         parts += [(name, members, False) for name, members in region_members(self.recipe).items()]
-        measures = [_measure(name, values, counts[list(values)], sums[list(values)], grid, exclusive=one) for name, values, one in parts]
+        measures = [
+            _measure(name, values, counts[list(values)], sums[list(values)], grid, exclusive=one)
+            for name, values, one in parts
+        ]
         if item.mask is not None:
             mask_counts, mask_sums = count_and_sum(item.mask.view(np.uint8), 1)
             measures.insert(0, _measure(MASK_NAME, (), mask_counts[[1]], mask_sums[[1]], grid, exclusive=False))
@@ -53,7 +56,9 @@ class Measure(Stage):
                 flags.append(f"{m.name}: touches the border of the volume, part of it may be missing")
             low, high = self.recipe.plausible_ml.get(m.name, (0.0, np.inf))
             if m.n_voxels > 0 and not low <= m.volume_ml <= high:
-                flags.append(f"{m.name}: {m.volume_ml:.1f} ml lies outside the plausible range of {low:g} to {high:g} ml")
+                flags.append(
+                    f"{m.name}: {m.volume_ml:.1f} ml lies outside the plausible range of {low:g} to {high:g} ml"
+                )
         return flags
 
     def predict_bytes(self, n_voxels: int) -> int:
@@ -114,11 +119,19 @@ def border_values(labels: LabelArray) -> set[int]:
 
 
 def _measure(
-    name: str, values: tuple[int, ...], counts: NDArray[np.int64], sums: NDArray[np.float64], grid: Grid, *, exclusive: bool
+    name: str,
+    values: tuple[int, ...],
+    counts: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    grid: Grid,
+    *,
+    exclusive: bool,
 ) -> LabelMeasure:
     n = int(counts.sum())
     centre = None
     if n:
         world = grid.affine @ np.append(sums.sum(axis=0) / n, 1.0)
         centre = (round(float(world[0]), 2), round(float(world[1]), 2), round(float(world[2]), 2))
-    return LabelMeasure(name=name, values=values, exclusive=exclusive, n_voxels=n, volume_ml=n * grid.voxel_ml, centre_mm=centre)
+    return LabelMeasure(
+        name=name, values=values, exclusive=exclusive, n_voxels=n, volume_ml=n * grid.voxel_ml, centre_mm=centre
+    )

@@ -13,7 +13,9 @@ FloatArray = NDArray[np.float32]
 PERCENTILES = (0.5, 99.5)
 
 
-def normalise(image: FloatArray, how: Literal["zscore-nonzero", "percentile", "none"], mask: BoolArray | None = None) -> None:
+def normalise(
+    image: FloatArray, how: Literal["zscore-nonzero", "percentile", "none"], mask: BoolArray | None = None
+) -> None:
     """Normalise one channel in place; voxels outside the mask become 0.
 
     Parameters

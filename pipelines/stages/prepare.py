@@ -50,7 +50,9 @@ class Prepare(Stage):
             ``CHI-IN-097`` where the crop needs a mask and there is none.
         """
         canonical = Canonical.from_affine(item.output_grid.affine)
-        resampling = resampling_of(canonical.grid(item.output_grid), model_spacing(self.recipe, prepared=item.target is not None))
+        resampling = resampling_of(
+            canonical.grid(item.output_grid), model_spacing(self.recipe, prepared=item.target is not None)
+        )
         views = [_to_model(v.values, item, canonical, resampling) for v in item.channels.values()]
         mask = None if item.mask is None else _mask_to_model(item.mask, item, canonical, resampling)
         crop = self._crop(views, mask, context.plan, resampling.target)
@@ -70,7 +72,9 @@ class Prepare(Stage):
         if how == "mask":
             if mask is None:
                 raise InputError(
-                    "CHI-IN-097", "this recipe needs a brain mask, and there is neither a network for it nor a mask.", "Give one with --mask."
+                    "CHI-IN-097",
+                    "this recipe needs a brain mask, and there is neither a network for it nor a mask.",
+                    "Give one with --mask.",
                 )
             return Crop.around(mask, grid, margin_mm=margin_mm)
         if how == "foreground" and plan.mode == "fast" and crop_is_validated(self.recipe):

@@ -23,8 +23,8 @@ MAX_MOVE_MM, MAX_TURN_DEGREES = 60.0, 45.0
 class PrepareChannels(Stage):
     """Move every channel onto the reference channel's field of view at the model's spacing.
 
-    The reference is not rotated, so that labels go back to its grid without another interpolation of the image's frame; each moved channel is
-    interpolated once, from its own grid.
+    The reference is not rotated, so that labels go back to its grid by its spacing alone; each moved channel is interpolated
+    once, from its own grid.
 
     Parameters
     ----------
@@ -57,14 +57,22 @@ class PrepareChannels(Stage):
         for channel, volume in item.channels.items():
             if channel == name:
                 moved[channel] = Volume(resampling.to_target(canonical.forward(volume.values)), resampling.target)
-                steps.append({"channel": channel, "step": "reference, resampled", "spacing_mm": _rounded(resampling.target.spacing_mm)})
+                steps.append(
+                    {
+                        "channel": channel,
+                        "step": "reference, resampled",
+                        "spacing_mm": _rounded(resampling.target.spacing_mm),
+                    }
+                )
                 continue
             found = register(reference, volume, seed=context.plan.seed)
             _check(found, channel, item)
             moved[channel] = resample(volume, resampling.target, found)
             steps.append({"channel": channel, "step": "rigid registration, resampled", **found.as_json()})
         context.notes["preparation"] = steps
-        context.flags.append("the channels were registered and resampled by --prepare: look at the overlay before using the volumes")
+        context.flags.append(
+            "the channels were registered and resampled by --prepare: look at the overlay before using the volumes"
+        )
         mask = None if item.mask is None else _turn_mask(item.mask, canonical, resampling)
         return replace(item, channels=moved, mask=mask, target=reference)
 
@@ -94,7 +102,8 @@ def _check(found: Registration, channel: str, case: Case) -> None:
     recording = case.session.channel(channel)
     raise InputError(
         "CHI-IN-098",
-        f"channel '{channel}' could not be registered: the best fit turns it by {found.turn_degrees:.0f} degrees and moves it by {found.move_mm:.0f} mm.",
+        f"channel '{channel}' could not be registered: the best fit turns it by {found.turn_degrees:.0f} degrees and "
+        f"moves it by {found.move_mm:.0f} mm.",
         "Check that it shows the same head and covers the same region.",
         file=recording.relative if recording else "",
     )

@@ -61,7 +61,9 @@ class ReadChannels(Stage):
         _raise_all([*item.problems])
         wanted = {name: item.channel(name) for name in self.channels}
         problems: list[ChiasmError] = [
-            _missing(name, list(self.channels)) for name, found in wanted.items() if found is None and not self.channels[name].optional
+            _missing(name, list(self.channels))
+            for name, found in wanted.items()
+            if found is None and not self.channels[name].optional
         ]
         hashes: dict[str, str] = {}
         volumes: dict[str, Volume] = {}
@@ -94,9 +96,11 @@ class ReadChannels(Stage):
                 "Resample the mask onto the first channel, or remove it so that the mask is computed.",
                 file=recording.relative,
             )
-        mask: BoolArray = volume.values > 0
+        mask: BoolArray = np.greater(volume.values, 0)
         if not mask.any():
-            raise InputError("CHI-IN-095", "the mask is empty.", "Give a mask whose brain voxels are > 0.", file=recording.relative)
+            raise InputError(
+                "CHI-IN-095", "the mask is empty.", "Give a mask whose brain voxels are > 0.", file=recording.relative
+            )
         return mask, "input"
 
     def _mask_recording(self, session: Session) -> Recording | None:
@@ -104,7 +108,11 @@ class ReadChannels(Stage):
         if not self.mask_folder:
             return own
         folder = Path(self.mask_folder)
-        files = [folder] if folder.is_file() else sorted(p for p in folder.glob(f"{session.key}*") if is_mask_of(p.name, session.key))
+        files = (
+            [folder]
+            if folder.is_file()
+            else sorted(p for p in folder.glob(f"{session.key}*") if is_mask_of(p.name, session.key))
+        )
         if not files:
             return own
         return Recording(channel=MASK_CHANNEL, kind="nifti", files=(files[0],), relative=f"--mask/{files[0].name}")
@@ -170,7 +178,10 @@ def _checked(volume: Volume, relative: str) -> Volume:
         )
     if low == high:
         raise InputError(
-            "CHI-IN-091", "every voxel has the same value: the volume shows nothing.", "Export this recording again.", file=relative
+            "CHI-IN-091",
+            "every voxel has the same value: the volume shows nothing.",
+            "Export this recording again.",
+            file=relative,
         )
     return volume
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...heads.segmenter import Blend, Triple, WindowGrid, importance
-from ..recipes import WindowsSpec
 from ..engine.plan import Plan
 from ..engine.stage import BatchedStage, BatchJob, Context
+from ..recipes import WindowsSpec
 from .items import Logits, Prepared
 
 ON_DEVICE_BYTES = 4 << 30
@@ -83,7 +83,9 @@ class Windows(BatchedStage):
     def open(self, item: Prepared, context: Context) -> WindowsJob:
         """Cut one patient into windows."""
         if context.plan.window_scale != 1:
-            context.flags.append("windows were made smaller to fit into memory: the labels may differ slightly from those of full windows")
+            context.flags.append(
+                "windows were made smaller to fit into memory: the labels may differ slightly from those of full windows"
+            )
         # Neither an argmax nor a sign needs the division by the summed weights; an interpolation does.
         normalised = self.probabilities or not item.space.resampling.is_identity
         return WindowsJob(item, self.spec, context.plan, n_outputs=self.n_outputs, normalised=normalised)

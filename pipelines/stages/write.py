@@ -48,7 +48,11 @@ class Write(Stage):
         write_labels(labels, item.labelled.labels, grid)
         table = stem.with_name(f"{stem.name}_desc-{self.desc}_dseg.tsv")
         write_tsv(table, [{"index": 0, "name": "background"}, *self._lookup()], ("index", "name"))
-        files += [labels, table, self._sidecar(labels, context, {"Labels": {str(v): n for v, n in self.recipe.label_names.items()}})]
+        files += [
+            labels,
+            table,
+            self._sidecar(labels, context, {"Labels": {str(v): n for v, n in self.recipe.label_names.items()}}),
+        ]
 
         if item.labelled.mask is not None:
             mask = stem.with_name(f"{stem.name}_desc-brain_mask.nii.gz")
@@ -60,7 +64,11 @@ class Write(Stage):
             files += [path, self._sidecar(path, context, {"Label": name, "Range": [0, 1]})]
 
         volumes = stem.with_name(f"{stem.name}_desc-{self.desc}_volumes.tsv")
-        write_tsv(volumes, [_row(m) for m in item.measures], ("name", "index", "volume_ml", "voxels", "centre_x_mm", "centre_y_mm", "centre_z_mm"))
+        write_tsv(
+            volumes,
+            [_row(m) for m in item.measures],
+            ("name", "index", "volume_ml", "voxels", "centre_x_mm", "centre_y_mm", "centre_z_mm"),
+        )
         files.append(volumes)
         files += self._dicom_seg(item, stem)
 

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+
 from chiasm.data.patients import Recording, Session
 from chiasm.pipelines.engine.plan import Plan
 from chiasm.pipelines.engine.stage import Context
@@ -33,8 +34,6 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     return Context(components={}, plan=Plan(), out=tmp_path / "out")
-
-
 
 
 @pytest.fixture
@@ -63,7 +62,9 @@ def session_of() -> Callable[..., Session]:
     """A session of NIfTI files, channel by channel."""
 
     def make(patient: str = "01", **channels: Path) -> Session:
-        recordings = [Recording(channel=name, kind="nifti", files=(path,), relative=path.name) for name, path in channels.items()]
+        recordings = [
+            Recording(channel=name, kind="nifti", files=(path,), relative=path.name) for name, path in channels.items()
+        ]
         return Session(patient=patient, recordings=tuple(recordings))
 
     return make

@@ -11,12 +11,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+
 from chiasm.pipelines.engine.options import RunOptions
 from chiasm.pipelines.engine.plan import Plan
 from chiasm.pipelines.engine.stage import Context
 from chiasm.pipelines.segmentation import build
 
-ORIENTATIONS = ["".join(sign[axis] for axis in order) for order in itertools.permutations(range(3)) for sign in itertools.product("RL", "AP", "SI")]
+ORIENTATIONS = [
+    "".join(sign[axis] for axis in order)
+    for order in itertools.permutations(range(3))
+    for sign in itertools.product("RL", "AP", "SI")
+]
 
 
 def blocks(shape: tuple[int, int, int] = (26, 19, 22)) -> np.ndarray:
@@ -41,7 +46,12 @@ def labels_of(context: Context, key: str = "sub-01") -> nib.Nifti1Image:
 
 @pytest.mark.parametrize("code", ORIENTATIONS)
 def test_labels_stand_where_the_intensity_is_in_all_48_orientations(
-    code: str, save: Callable[..., Path], recipe_of: Callable[..., Any], session_of: Callable[..., Any], context: Context, nearest_class: Any
+    code: str,
+    save: Callable[..., Path],
+    recipe_of: Callable[..., Any],
+    session_of: Callable[..., Any],
+    context: Context,
+    nearest_class: Any,
 ) -> None:
     affine = np.diag([1.0, 1.5, 2.0, 1.0])
     affine[:3, 3] = (-30, 12, 7)
@@ -66,7 +76,9 @@ def test_an_output_has_the_header_of_the_input_bit_for_bit(
     tmp_path: Path, recipe_of: Callable[..., Any], session_of: Callable[..., Any], context: Context, nearest_class: Any
 ) -> None:
     image = nib.Nifti1Image(blocks().astype(np.float32), None)
-    oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([-1.1, 0.9, 2.5]), [11, -7, 3])
+    oblique = nib.affines.from_matvec(
+        nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([-1.1, 0.9, 2.5]), [11, -7, 3]
+    )
     image.set_qform(oblique, code=1)
     image.set_sform(oblique + 1e-4, code=2)
     image.header.set_xyzt_units("mm", "sec")
@@ -75,7 +87,17 @@ def test_an_output_has_the_header_of_the_input_bit_for_bit(
     context.components = {"network": nearest_class}
     run_chain(recipe_of(), session_of(T1w=path), context)
     before, after = nib.load(path), labels_of(context)
-    for field in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "qform_code", "sform_code", "xyzt_units"):
+    for field in (
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "qoffset_x",
+        "qoffset_y",
+        "qoffset_z",
+        "qform_code",
+        "sform_code",
+        "xyzt_units",
+    ):
         assert before.header[field] == after.header[field]
     for field in ("srow_x", "srow_y", "srow_z"):
         np.testing.assert_array_equal(before.header[field], after.header[field])
@@ -85,7 +107,11 @@ def test_an_output_has_the_header_of_the_input_bit_for_bit(
 
 
 def test_a_crop_to_the_mask_keeps_labels_in_their_place_and_background_outside(
-    save: Callable[..., Path], recipe_of: Callable[..., Any], session_of: Callable[..., Any], context: Context, nearest_class: Any
+    save: Callable[..., Path],
+    recipe_of: Callable[..., Any],
+    session_of: Callable[..., Any],
+    context: Context,
+    nearest_class: Any,
 ) -> None:
     values = blocks()
     mask = np.zeros(values.shape, np.uint8)
@@ -93,7 +119,8 @@ def test_a_crop_to_the_mask_keeps_labels_in_their_place_and_background_outside(
     session = session_of(T1w=save(values), mask=save(mask, "mask.nii.gz"))
     context.components = {"network": nearest_class, "mask": None}
     recipe = recipe_of(
-        components={"network": {"kind": "unet3d"}, "mask": {"kind": "brain-mask"}}, space={"crop": "mask", "margin_mm": 1}
+        components={"network": {"kind": "unet3d"}, "mask": {"kind": "brain-mask"}},
+        space={"crop": "mask", "margin_mm": 1},
     )
     run_chain(recipe, session, context)
     np.testing.assert_array_equal(np.asarray(labels_of(context).dataobj), values * mask)
@@ -102,7 +129,11 @@ def test_a_crop_to_the_mask_keeps_labels_in_their_place_and_background_outside(
 
 
 def test_resampling_moves_no_label_by_more_than_the_edge_of_a_voxel(
-    save: Callable[..., Path], recipe_of: Callable[..., Any], session_of: Callable[..., Any], context: Context, nearest_class: Any
+    save: Callable[..., Path],
+    recipe_of: Callable[..., Any],
+    session_of: Callable[..., Any],
+    context: Context,
+    nearest_class: Any,
 ) -> None:
     values = blocks((40, 40, 20))
     affine = np.diag([-1.0, 1.0, 2.0, 1.0])
@@ -118,7 +149,11 @@ def test_resampling_moves_no_label_by_more_than_the_edge_of_a_voxel(
 
 
 def test_the_written_tree_is_the_expected_one(
-    save: Callable[..., Path], recipe_of: Callable[..., Any], session_of: Callable[..., Any], context: Context, nearest_class: Any
+    save: Callable[..., Path],
+    recipe_of: Callable[..., Any],
+    session_of: Callable[..., Any],
+    context: Context,
+    nearest_class: Any,
 ) -> None:
     context.components = {"network": nearest_class}
     written = run_chain(recipe_of(), session_of(T1w=save(blocks())), context, RunOptions(probabilities=True))
@@ -163,6 +198,8 @@ def test_nested_regions_are_written_in_order(
     regions = [{"name": "whole", "labels": [1, 2], "write": 2}, {"name": "core", "labels": [2], "write": 4}]
     context.components = {"network": lambda batch: torch.cat([batch - 0.5, batch - 1.5], dim=1)}
     written = run_chain(recipe_of(labels={}, regions=regions), session_of(T1w=save(values)), context)
-    np.testing.assert_array_equal(np.asarray(labels_of(context).dataobj), np.select([values == 2, values == 1], [4, 2], 0))
+    np.testing.assert_array_equal(
+        np.asarray(labels_of(context).dataobj), np.select([values == 2, values == 1], [4, 2], 0)
+    )
     assert written.row["whole_ml"] == pytest.approx((values > 0).sum() / 1000)
     assert written.row["core_ml"] == pytest.approx((values == 2).sum() / 1000)
