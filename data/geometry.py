@@ -184,7 +184,8 @@ class Resampling:
             return cls(source, Grid(source.shape, source.affine))
         wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
         extent = np.array(source.shape) * source.spacing_mm
-        x, y, z = (max(1, int(n)) for n in np.floor(extent / wanted + 0.5))
+        # Halves go up, also where the affine's float32 digits leave them just below: equal scans get equal grids.
+        x, y, z = (max(1, int(n)) for n in np.floor(extent / wanted + 0.5 + 1e-4))
         ratio = np.array(source.shape) / (x, y, z)
         affine = source.affine.copy()
         affine[:3, :3] = source.affine[:3, :3] * ratio

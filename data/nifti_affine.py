@@ -69,7 +69,8 @@ def check_affine(affine: Affine, relative: str) -> None:
             remedy,
             relative,
         )
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    with np.errstate(over="ignore"):  # 1e300 squared: infinite, hence too large
+        spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if not spacing.all():
         _refuse("CHI-IN-016", "the affine is singular: an axis has length zero.", remedy, relative)
     low, high = SPACING_MM[0] * (1 - 1e-4), SPACING_MM[1] * (1 + 1e-4)

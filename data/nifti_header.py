@@ -141,7 +141,7 @@ def header_size(start: bytes, *, relative: str = "") -> int:
     if start[:2] == b"\x1f\x8b":
         _refuse("CHI-IN-021", "the file was gzipped twice.", "Unpack it once with gunzip.", relative)
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
-    known = sizes & set(SIZES.values())
+    known = sizes & set(SIZES.values()) if len(start) >= 4 else set()
     if not known:
         _refuse(
             "CHI-IN-003",
@@ -280,9 +280,8 @@ def _voxel_type(record: np.void, relative: str) -> np.dtype[Any]:
 
 def _vox_offset(record: np.void, version: int, relative: str) -> int:
     value, least = float(record["vox_offset"]), DATA_STARTS[version]
-    if value == 0:  # "as early as possible" in files of older writers
-        return least
-    if not np.isfinite(value) or value != int(value) or not SIZES[version] <= value <= MAX_VOX_OFFSET:
+    # Zero and 348 are refused too: of the readers in use one starts at 0, one at 348 and one at 352 then.
+    if not np.isfinite(value) or value != int(value) or not least <= value <= MAX_VOX_OFFSET:
         _refuse(
             "CHI-IN-013",
             f"the voxel values cannot start at byte {value:g}; {least} to {MAX_VOX_OFFSET} is possible.",

@@ -89,7 +89,7 @@ class GzipBytes(PlainBytes):
                     raise self._damaged("ends too early")
             try:
                 out = self.member.decompress(data, most)
-            except isal_zlib.error as error:  # igzip_lib raises the same class
+            except isal_zlib.error as error:  # type: ignore[misc]  # its stubs call the class a value
                 raise self._damaged("is damaged") from error
             if out:
                 self.n_out += len(out)
