@@ -177,6 +177,8 @@ def _transfer_syntax(buffer: bytes, relative: str) -> tuple[str, int]:
             raise _NeedMore
         if element == 0x0010:
             syntax = value.rstrip(b"\0 ").decode("ascii", "replace")
+            if syntax == DEFLATED:
+                return syntax, position  # what follows cannot be walked
         position += header + length
     vr = buffer[position + 4 : position + 6]
     explicit = vr.isalpha() and vr.isupper()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _STANDARD_UIDS = "1.2.840.10008."
 _SERIES_NUMBER_OFFSET = 9000
-_COLOURS_OF_NOTHING = 0  # label 0 is background and gets no segment
+_BACKGROUND = 0
 
 
 def write_segmentation(
@@ -100,7 +100,7 @@ def _check(
             f"The label map has shape {labels.shape}, its source series {wanted}.",
             "Give labels on the grid of the series.",
         )
-    present = {int(label) for label in np.unique(labels)} - {_COLOURS_OF_NOTHING}
+    present = {int(label) for label in np.unique(labels)} - {_BACKGROUND}
     nameless = sorted(present - set(label_names))
     if nameless or not label_names or min(label_names) < 1:
         raise InputError(
@@ -232,6 +232,9 @@ def _fix_what_changes(segmentation: Dataset, source: Dataset, digest: str) -> No
     for keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
         if keyword in segmentation or keyword == "ContentTime":
             setattr(segmentation, keyword, clock)
+    for equipment in segmentation.get("ContributingEquipmentSequence", []):
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = date + clock
 
 
 def _uids_of(source: Dataset) -> set[str]:
