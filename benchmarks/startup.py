@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -25,16 +26,22 @@ CASES: dict[str, tuple[list[str], float | None]] = {
 }
 
 
-def measure(repeats: int) -> dict[str, list[float]]:
-    """Return wall seconds per case, interleaved so that a busy moment falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in CASES}
+def measure(repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Return (wall, CPU) seconds per case, interleaved so that a busy moment falls on all of them."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
     for round_ in range(repeats + 1):
         for name, (command, _) in CASES.items():
-            start = time.perf_counter()
+            before, start = cpu_of_children(), time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             if round_:  # the first round fills the disk cache and writes byte code
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((time.perf_counter() - start, cpu_of_children() - before))
     return seconds
+
+
+def cpu_of_children() -> float:
+    """Return user and system seconds of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def processor() -> str:
@@ -55,8 +62,9 @@ def main() -> int:
     seconds = measure(arguments.repeats)
     rows = {
         name: {
-            "median_s": round(statistics.median(values), 4),
-            "quartiles_s": [round(q, 4) for q in statistics.quantiles(values, n=4)[::2]],
+            "median_s": round(statistics.median(wall for wall, _ in values), 4),
+            "quartiles_s": [round(q, 4) for q in statistics.quantiles((wall for wall, _ in values), n=4)[::2]],
+            "median_cpu_s": round(statistics.median(cpu for _, cpu in values), 4),
             "goal_s": CASES[name][1],
         }
         for name, values in seconds.items()
@@ -64,7 +72,9 @@ def main() -> int:
     missed = [name for name, row in rows.items() if row["goal_s"] is not None and row["median_s"] > row["goal_s"]]
     for name, row in rows.items():
         goal = f"  goal {row['goal_s']:.2f} s" if row["goal_s"] else ""
-        print(f"{name:20s} {row['median_s']:.3f} s{goal}{'  MISSED' if name in missed else ''}")
+        print(
+            f"{name:20s} {row['median_s']:.3f} s ({row['median_cpu_s']:.3f} s CPU){goal}{'  MISSED' if name in missed else ''}"
+        )
     result = {
         "command": "python benchmarks/startup.py",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
