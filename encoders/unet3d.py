@@ -72,7 +72,9 @@ class UNet3d(nn.Module):
         self.down = nn.ModuleList()
         n_in = config.in_channels
         for level, (width, count) in enumerate(zip(widths, config.convolutions, strict=True)):
-            blocks = [ConvBlock(n_in if i == 0 else width, width, stride=2 if level and i == 0 else 1) for i in range(count)]
+            blocks = [
+                ConvBlock(n_in if i == 0 else width, width, stride=2 if level and i == 0 else 1) for i in range(count)
+            ]
             self.down.append(nn.Sequential(*blocks))
             n_in = width
         self.reduce = nn.ModuleList()
@@ -87,7 +89,9 @@ class UNet3d(nn.Module):
             self.up.append(nn.Sequential(*merge))
         self.head = nn.Conv3d(widths[0], config.out_channels, 1)
         n_extra = len(widths) - 2 if config.deep_supervision else 0
-        self.extra_heads = nn.ModuleList(nn.Conv3d(widths[level], config.out_channels, 1) for level in range(n_extra, 0, -1))
+        self.extra_heads = nn.ModuleList(
+            nn.Conv3d(widths[level], config.out_channels, 1) for level in range(n_extra, 0, -1)
+        )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits.

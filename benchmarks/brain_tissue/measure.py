@@ -47,7 +47,9 @@ class Segmenter:
     def __init__(self, weights: str, *, overlap: float | None, bfloat16: bool) -> None:
         self.recipe = load_recipe("brain-tissue")
         if overlap is not None:
-            self.recipe = self.recipe.model_copy(update={"windows": self.recipe.windows.model_copy(update={"overlap": overlap})})
+            self.recipe = self.recipe.model_copy(
+                update={"windows": self.recipe.windows.model_copy(update={"overlap": overlap})}
+            )
         spec = self.recipe.components["network"]
         folder = open_folder(Path(weights)) if Path(weights).is_dir() else find(weights)
         self.sha256, self.config, self.bfloat16 = folder.sha256, folder.config, bfloat16
@@ -87,12 +89,21 @@ def generated(segment: Segmenter, limit: int | None) -> dict:
         one = {name: round(dice(labels == k, truth == k), 4) for k, name in TISSUES.items()}
         mean = float(np.mean(list(one.values())))
         scores[sample.contrast].append(list(one.values()))
-        rows.append({"volume": index, "contrast": sample.contrast, "separation": round(sample.separation, 2), "dice": one})
-        print(f"test {index:2d} {sample.contrast:9s} |GM-WM|/noise {sample.separation:5.1f}  mean {mean:.3f}  {one}", flush=True)
+        rows.append(
+            {"volume": index, "contrast": sample.contrast, "separation": round(sample.separation, 2), "dice": one}
+        )
+        print(
+            f"test {index:2d} {sample.contrast:9s} |GM-WM|/noise {sample.separation:5.1f}  mean {mean:.3f}  {one}",
+            flush=True,
+        )
     table = {}
     for contrast, values in scores.items():
         array = np.array(values)
-        table[contrast] = {"n": len(values), "mean": round(float(array.mean()), 4), "lowest": round(float(array.mean(1).min()), 4)}
+        table[contrast] = {
+            "n": len(values),
+            "mean": round(float(array.mean()), 4),
+            "lowest": round(float(array.mean(1).min()), 4),
+        }
         table[contrast] |= {name: round(float(v), 4) for name, v in zip(TISSUES.values(), array.mean(0), strict=True)}
     everything = np.concatenate([np.array(v) for v in scores.values()])
     return {"mean": round(float(everything.mean()), 4), "contrasts": table, "volumes": rows}
@@ -131,11 +142,17 @@ def colin27(segment: Segmenter, mask_file: Path) -> dict:
     result["cpu_s"] = round(time.process_time() - started, 1)
     result["ml"] = {name: round(float((labels == k).sum() * head.grid.voxel_ml), 1) for k, name in TISSUES.items()}
     mixture = gaussian_mixture(values, mask)
-    result["gaussian_mixture_ml"] = {name: round(float((mixture == k).sum() * head.grid.voxel_ml), 1) for k, name in TISSUES.items()}
+    result["gaussian_mixture_ml"] = {
+        name: round(float((mixture == k).sum() * head.grid.voxel_ml), 1) for k, name in TISSUES.items()
+    }
     result["gaussian_mixture"] = agreement(labels, mixture)
     # The rotated head holds the mask with it; its labels come back by nearest neighbour and meet the unrotated ones.
     for axis, name in enumerate(("sagittal", "coronal", "axial")):
-        moved = segment(turned_about(values, 15, axis, order=3), affine, turned_about(mask.astype(np.float32), 15, axis, order=1) > 0.5)
+        moved = segment(
+            turned_about(values, 15, axis, order=3),
+            affine,
+            turned_about(mask.astype(np.float32), 15, axis, order=1) > 0.5,
+        )
         result[f"rotated_15_{name}"] = agreement(turned_about(moved, -15, axis, order=0), labels)
     coarse = Resampling.to_spacing(head.grid, 1.5)
     coarse_mask = coarse.to_target(mask.astype(np.float32)) > 0.5
@@ -177,7 +194,12 @@ def main() -> int:
         "weights_sha256": segment.sha256,
         "precision": "bfloat16" if options.bfloat16 else "float32",
         "overlap": segment.recipe.windows.overlap,
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
     if HEAD.is_file() and options.mask.is_file():
         report["colin27"] = colin27(segment, options.mask)

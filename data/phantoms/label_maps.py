@@ -143,7 +143,9 @@ def template_maps(folder: Path | None = None) -> TissueMaps:
     for name in ("t1", "gm", "wm"):
         path = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
         if not path.is_file():
-            raise ToolError("CHI-TL-040", f"{path.name} is not in the template folder.", "Install nilearn 0.10 or later.")
+            raise ToolError(
+                "CHI-TL-040", f"{path.name} is not in the template folder.", "Install nilearn 0.10 or later."
+            )
         image = nibabel.as_closest_canonical(nibabel.load(path))
         arrays[name] = np.asarray(image.dataobj, dtype=np.float32)
     return maps_from_arrays(arrays["gm"] / 255.0, arrays["wm"] / 255.0, arrays["t1"] > 0)
@@ -269,7 +271,9 @@ def _affine(draw: Draw, ranges: Ranges) -> NDArray[np.float64]:
         turn[a, a] = turn[b, b] = math.cos(angle)
         turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
         matrix = matrix @ turn
-    scale = np.exp(draw.scalars.uniform(-ranges.scale, ranges.scale) + draw.scalars.uniform(-ranges.scale / 2, ranges.scale / 2, 3))
+    scale = np.exp(
+        draw.scalars.uniform(-ranges.scale, ranges.scale) + draw.scalars.uniform(-ranges.scale / 2, ranges.scale / 2, 3)
+    )
     shear = np.eye(3) + draw.scalars.uniform(-ranges.shear, ranges.shear, (3, 3)) * (1 - np.eye(3))
     matrix = matrix @ np.diag(scale) @ shear
     if draw.chance(ranges.flip):
@@ -293,7 +297,9 @@ def _anatomy(
         for tissue, share in ((2, 1.0), (1, 0.8)):
             sheets = draw.smooth(1, shape, draw.uniform(7.0, 16.0) / spacing_mm)[0]
             thickness = draw.uniform(0.06, 0.2)
-            logits[tissue] += draw.uniform(0, ranges.folds * share) * torch.exp(-((sheets / thickness) ** 2)) * near_surface
+            logits[tissue] += (
+                draw.uniform(0, ranges.folds * share) * torch.exp(-((sheets / thickness) ** 2)) * near_surface
+            )
     logits += torch.from_numpy(draw.scalars.normal(0, 0.25, 3)).float()[:, None, None, None]
     # Three comparisons: torch's argmax over the first axis costs a third of the whole generator on a CPU.
     grey, white, rest = logits

@@ -26,11 +26,27 @@ def register(subparsers: Any) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser("train", help="train a recipe's network")
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name (see 'chiasm info') or a .yaml file")
-    parser.add_argument("data", metavar="DATA", type=_data, help="a BraTS, nnU-Net raw or Decathlon folder; - for a recipe that makes its own samples")
-    parser.add_argument("out", metavar="OUT", type=lambda text: Path(text).resolve(), help="output folder; a checkpoint in it is continued")
-    parser.add_argument("--fold", metavar="K", help="hold out this fold only, or 'all' to train on every case (default: each fold in turn)")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        type=_data,
+        help="a BraTS, nnU-Net raw or Decathlon folder; - for a recipe that makes its own samples",
+    )
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        type=lambda text: Path(text).resolve(),
+        help="output folder; a checkpoint in it is continued",
+    )
+    parser.add_argument(
+        "--fold",
+        metavar="K",
+        help="hold out this fold only, or 'all' to train on every case (default: each fold in turn)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, mps or cuda:0 (default: auto)")
-    parser.add_argument("--steps", type=_steps, metavar="N", help="stop after N steps in all; the same command without it goes on")
+    parser.add_argument(
+        "--steps", type=_steps, metavar="N", help="stop after N steps in all; the same command without it goes on"
+    )
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--restart", action="store_true", help="start over where OUT holds a checkpoint")
     parser.set_defaults(handler=_train)

@@ -100,9 +100,8 @@ def _prepare(case: LabelledCase, recipe: Recipe, folder: Path) -> PreparedCase:
     channels = [name for name in recipe.channels if name != "mask"]
     missing = [name for name in channels if name not in case.images]
     if missing:
-        raise InputError(
-            "CHI-IN-134", f"channel {', '.join(missing)} is missing.", "Add the file, or train a recipe without the channel.", file=case.name
-        )
+        message = f"channel {', '.join(missing)} is missing."
+        raise InputError("CHI-IN-134", message, "Add the file, or train a recipe without the channel.", file=case.name)
     files = [case.images[name] for name in channels] + [case.label]
     stamp = _stamp(files, recipe)
     stem = hashlib.sha256(case.name.encode()).hexdigest()[:16]
@@ -117,7 +116,12 @@ def _prepare(case: LabelledCase, recipe: Recipe, folder: Path) -> PreparedCase:
         write_json(note_path, note)
     x, y, z = note["spacing_mm"]
     return PreparedCase(
-        name=case.name, patient=case.patient, image=image_path, labels=label_path, spacing_mm=(x, y, z), centres=np.array(note["centres"]).reshape(-1, 3)
+        name=case.name,
+        patient=case.patient,
+        image=image_path,
+        labels=label_path,
+        spacing_mm=(x, y, z),
+        centres=np.array(note["centres"], dtype=int).reshape(-1, 3),
     )
 
 
@@ -175,10 +179,15 @@ def _known_labels(recipe: Recipe) -> set[int]:
 def _check(case: LabelledCase, volumes: Sequence[Volume], recipe: Recipe, label: Volume) -> None:
     if any(not volume.grid.same_as(label.grid, tolerance_mm=1e-2) for volume in volumes):
         raise InputError(
-            "CHI-IN-135", "channels and label map lie on different grids.", "Resample them to one grid first.", file=case.name
+            "CHI-IN-135",
+            "channels and label map lie on different grids.",
+            "Resample them to one grid first.",
+            file=case.name,
         )
     if any(not np.isfinite(volume.values).all() for volume in volumes):
-        raise InputError("CHI-IN-137", "a volume holds NaN or infinite values.", "Write the file again without them.", file=case.name)
+        raise InputError(
+            "CHI-IN-137", "a volume holds NaN or infinite values.", "Write the file again without them.", file=case.name
+        )
     values = {int(value) for value in np.unique(label.values)}
     unknown = values - _known_labels(recipe) - {0}
     if unknown:
@@ -224,7 +233,9 @@ class CaseSource:
         if settings.control == "permuted-labels":
             order = np.random.default_rng([settings.seed, 1]).permutation(len(self.cases))
             # A cycle through all cases: no case keeps its own labels.
-            self.label_of[:] = [int(order[(int(np.flatnonzero(order == i)[0]) + 1) % len(order)]) for i in self.label_of]
+            self.label_of[:] = [
+                int(order[(int(np.flatnonzero(order == i)[0]) + 1) % len(order)]) for i in self.label_of
+            ]
 
     def sample(self, index: int, phase: Phase) -> tuple[Tensor, Tensor]:
         """Return an image patch (C, X, Y, Z) and its labels (X, Y, Z) or regions (R, X, Y, Z)."""

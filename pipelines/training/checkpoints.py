@@ -92,7 +92,10 @@ def restore(state: State, folder: Path, *, identity: str) -> bool:
         state.step = int(note["step"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
-            "CHI-IN-131", f"the checkpoint cannot be read ({type(error).__name__}).", "Start over with --restart.", file=POINTER
+            "CHI-IN-131",
+            f"the checkpoint cannot be read ({type(error).__name__}).",
+            "Start over with --restart.",
+            file=POINTER,
         ) from error
     for name, module in (("network", state.network), ("average", state.average)):
         module.load_state_dict(_part(tensors, name))

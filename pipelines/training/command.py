@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from .cases import CaseSource, PreparedCase, prepare_cases
 from .checkpoints import POINTER
 from .folds import held_out
 from .generated import GeneratedSource, test_volumes
-from .loop import EXIT_STOPPED, LOG, Outcome, SampleSource, Validate, train_network
+from .loop import EXIT_STOPPED, LOG, HowToRun, SampleSource, Validate, train_network
 from .picture import draw_loss
-from .settings import TrainingSettings, read_settings
+from .settings import Generator, TrainingSettings, read_settings
 from .validation import case_volumes, score_volumes
 
 CODES: dict[str, str] = {
@@ -73,28 +74,44 @@ def train(
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})
     where = _device(device)
+    how = HowToRun(device=where, until=steps, workers=0 if where == "cpu" else 8)
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     if settings.generator is not None:
-        maps = template_maps()
-        source = GeneratedSource(maps, settings.generator, seed=settings.seed)
-        validate = None
-        if settings.generator.validation is not None:
-            fixed = settings.generator.validation
-            generator = settings.generator
-            validate = _validator(lambda: test_volumes(maps, generator, fixed), recipe, where)
-        return _one_run(recipe, settings, source, out, where, validate, resume=resume, steps=steps, about={"generated": True})
+        return _from_generator(recipe, settings, settings.generator, Place(out, resume), how)
     if data is None:
-        raise RecipeError("CHI-RC-072", f"recipe '{recipe.name}' trains on real cases.", "Give the data folder: chiasm train RECIPE DATA OUT.")
+        message = f"recipe '{recipe.name}' trains on real cases."
+        raise RecipeError("CHI-RC-072", message, "Give the data folder: chiasm train RECIPE DATA OUT.")
     cases = _cases(data, recipe, out)
-    code = 0
     for name in [fold] if fold is not None else [str(k) for k in range(settings.folds)]:
-        folder = out if fold is not None else out / f"fold-{name}"
-        folder.mkdir(exist_ok=True)
-        code = _one_fold(recipe, settings, cases, folder, where, name, resume=resume, steps=steps)
+        place = Place(out if fold is not None else out / f"fold-{name}", resume)
+        code = _one_fold(recipe, settings, cases, name, place, how)
         if code:
-            break
-    return code
+            return code
+    return 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network's training is kept, and whether what is there is continued."""
+
+    folder: Path
+    resume: bool
+
+    def clear(self) -> None:
+        """Remove checkpoint and log, so that training starts over."""
+        for path in [self.folder / POINTER, self.folder / LOG, *self.folder.glob("checkpoint-*.safetensors")]:
+            path.unlink(missing_ok=True)
+
+
+def _from_generator(
+    recipe: Recipe, settings: TrainingSettings, generator: Generator, place: Place, how: HowToRun
+) -> int:
+    maps = template_maps()
+    source = GeneratedSource(maps, generator, seed=settings.seed)
+    fixed = generator.validation
+    validate = _validator(lambda: test_volumes(maps, generator, fixed), recipe, how.device) if fixed else None
+    return _one_run(recipe, settings, source, place, how, validate, {"generated": True})
 
 
 def _cases(data: Path, recipe: Recipe, out: Path) -> list[PreparedCase]:
@@ -102,69 +119,55 @@ def _cases(data: Path, recipe: Recipe, out: Path) -> list[PreparedCase]:
 
     found = labelled_cases(data)
     if not found:
-        raise InputError("CHI-IN-138", "no labelled case was found.", "Give the root of a BraTS, nnU-Net raw or Decathlon data set.")
+        raise InputError(
+            "CHI-IN-138", "no labelled case was found.", "Give the root of a BraTS, nnU-Net raw or Decathlon data set."
+        )
     return prepare_cases(found, recipe, out / "prepared")
 
 
 def _one_fold(
-    recipe: Recipe,
-    settings: TrainingSettings,
-    cases: Sequence[PreparedCase],
-    folder: Path,
-    device: str,
-    fold: str,
-    *,
-    resume: bool,
-    steps: int | None,
+    recipe: Recipe, settings: TrainingSettings, cases: Sequence[PreparedCase], fold: str, place: Place, how: HowToRun
 ) -> int:
     if fold == "all":
-        out_of_training: frozenset[str] = frozenset()
+        apart: frozenset[str] = frozenset()
     elif fold.isdigit():
-        out_of_training = held_out((case.patient for case in cases), folds=settings.folds, fold=int(fold), seed=settings.seed)
+        patients = [case.patient for case in cases]
+        apart = held_out(patients, folds=settings.folds, fold=int(fold), seed=settings.seed)
     else:
-        raise RecipeError("CHI-RC-073", f"'{fold}' is no fold.", f"Give 'all' or a number from 0 to {settings.folds - 1}.")
-    training = [case for case in cases if case.patient not in out_of_training]
-    waiting = [case for case in cases if case.patient in out_of_training]
-    write_json(folder / "split.json", {"training": [c.name for c in training], "validation": [c.name for c in waiting]})
-    validate = _validator(lambda: case_volumes(waiting), recipe, device) if waiting else None
+        raise RecipeError("CHI-RC-073", f"'{fold}' is no fold.", f"Give 'all' or 0 to {settings.folds - 1}.")
+    training = [case for case in cases if case.patient not in apart]
+    waiting = [case for case in cases if case.patient in apart]
+    place.folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        place.folder / "split.json", {"training": [c.name for c in training], "validation": [c.name for c in waiting]}
+    )
+    validate = _validator(lambda: case_volumes(waiting), recipe, how.device) if waiting else None
     about = {"fold": fold, "n_cases": len(training), "cases_sha256": _hash([case.name for case in training])}
-    source = CaseSource(training, recipe, settings)
-    return _one_run(recipe, settings, source, folder, device, validate, resume=resume, steps=steps, about=about)
+    return _one_run(recipe, settings, CaseSource(training, recipe, settings), place, how, validate, about)
 
 
 def _one_run(
     recipe: Recipe,
     settings: TrainingSettings,
     source: SampleSource,
-    out: Path,
-    device: str,
+    place: Place,
+    how: HowToRun,
     validate: Validate | None,
-    *,
-    resume: bool,
-    steps: int | None,
     about: dict[str, Any],
 ) -> int:
-    """Train one network in one folder, then write picture and weights."""
-    if not resume:
-        for path in [out / POINTER, out / LOG, *out.glob("checkpoint-*.safetensors")]:
-            path.unlink(missing_ok=True)
-    network = initial_network(recipe, settings)
+    """Train one network in one folder, then write scores, picture and weights."""
+    if not place.resume:
+        place.clear()
+    out = place.folder
     identity = _hash([recipe.components["network"].model_dump(mode="json"), about])
-    outcome = train_network(
-        network,
-        source,
-        settings,
-        out,
-        device=device,
-        identity=identity,
-        validate=validate,
-        until=steps,
-        workers=0 if device == "cpu" else 8,
-    )
+    network = initial_network(recipe, settings)
+    outcome = train_network(network, source, settings, out, how=how, identity=identity, validate=validate)
+    if outcome.finished and validate is not None:
+        write_json(out / "validation.json", validate(outcome.average, outcome.step))
     draw_loss(out / LOG, out / "loss.png")
-    _export(outcome, recipe, settings, out, device, about)
-    stopped = not outcome.finished and (steps is None or outcome.step < steps)
-    return EXIT_STOPPED if stopped else 0
+    _export(outcome.average, outcome.step, recipe, settings, out, {**about, "device": how.device})
+    asked = settings.steps if how.until is None else min(how.until, settings.steps)
+    return 0 if outcome.step >= asked else EXIT_STOPPED
 
 
 def initial_network(recipe: Recipe, settings: TrainingSettings) -> nn.Module:
@@ -181,23 +184,25 @@ def initial_network(recipe: Recipe, settings: TrainingSettings) -> nn.Module:
     return network
 
 
-def _export(outcome: Outcome, recipe: Recipe, settings: TrainingSettings, out: Path, device: str, about: dict[str, Any]) -> None:
+def _export(
+    network: nn.Module, step: int, recipe: Recipe, settings: TrainingSettings, out: Path, about: dict[str, Any]
+) -> None:
     spec = recipe.components["network"]
     # Heads of deep supervision are for training only.
-    tensors = {name: value for name, value in outcome.average.state_dict().items() if not name.startswith("extra_heads.")}
+    tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("extra_heads.")}
     config = {
         "kind": spec.kind,
         "parameters": spec.parameters,
         "channels": [name for name in recipe.channels if name != "mask"],
         "output": [region.name for region in recipe.regions] or ["background", *recipe.labels.values()],
-        "training": {**about, "steps": outcome.step, "seed": settings.seed, "device": device, "precision": settings.precision},
+        "training": {**about, "steps": step, "seed": settings.seed, "precision": settings.precision},
         "training_data": "synthetic" if settings.generator is not None else "real",
         "statement": "anatomy",
         "licence": "Apache-2.0" if settings.generator is not None else "that of the training data",
         "source": f"chiasm train {recipe.name}",
     }
     card = (
-        f"# {recipe.title}\n\nTrained by `chiasm train {recipe.name}` for {outcome.step} steps on {device} "
+        f"# {recipe.title}\n\nTrained by `chiasm train {recipe.name}` for {step} steps on {about['device']} "
         f"({settings.precision}). See `config.json`. Research use only; not a medical device.\n"
     )
     write_folder(out / "weights", {"model": tensors}, config, card, half=True)

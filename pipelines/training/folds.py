@@ -25,7 +25,9 @@ def held_out(patients: Iterable[str], *, folds: int, fold: int, seed: int) -> fr
     unique = sorted(set(patients))
     if len(unique) < folds:
         raise InputError(
-            "CHI-IN-132", f"{len(unique)} patients cannot be split into {folds} folds.", "Set training.folds lower, or add patients."
+            "CHI-IN-132",
+            f"{len(unique)} patients cannot be split into {folds} folds.",
+            "Set training.folds lower, or add patients.",
         )
     if not 0 <= fold < folds:
         raise InputError("CHI-IN-133", f"there is no fold {fold}.", f"Folds are numbered 0 to {folds - 1}.")

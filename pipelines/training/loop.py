@@ -38,6 +38,25 @@ Validate = Callable[[nn.Module, int], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class HowToRun:
+    """What does not change the result.
+
+    Parameters
+    ----------
+    device : str
+        A torch device.
+    until : int, optional
+        Stop after this many steps in all (the schedule stays that of the full run).
+    workers : int
+        Threads that make samples ahead; the samples are the same for any number.
+    """
+
+    device: str = "cpu"
+    until: int | None = None
+    workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a call of `train_network` ended.
 
@@ -62,11 +81,9 @@ def train_network(
     settings: TrainingSettings,
     out: Path,
     *,
-    device: str = "cpu",
+    how: HowToRun | None = None,
     identity: str = "",
     validate: Validate | None = None,
-    until: int | None = None,
-    workers: int = 0,
 ) -> Outcome:
     """Train, or go on training, and leave a checkpoint and a log in `out`.
 
@@ -78,29 +95,25 @@ def train_network(
     settings : TrainingSettings
     out : Path
         Existing folder. A checkpoint in it is continued.
-    device : str
-        A torch device.
+    how : HowToRun, optional
     identity : str
         Whatever else the run depends on (network, data): part of the checkpoint's identity.
     validate : callable, optional
         Takes the averaged network and the step, returns measures for the log; called every `settings.validate_every` steps.
-    until : int, optional
-        Stop after this many steps in all (the schedule stays that of the full run).
-    workers : int
-        Threads that make samples ahead; the samples are the same for any number.
     """
-    network = network.to(device).train()
+    how = how or HowToRun()
+    network = network.to(how.device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = State(network, copy.deepcopy(network).eval().requires_grad_(False), optimizer)
     whole = hashlib.sha256(f"{settings.identity}|{identity}".encode()).hexdigest()
     restore(state, out, identity=whole)
     _cut_log(out / LOG, state.step)
-    last = settings.steps if until is None else min(until, settings.steps)
-    samples = SampleQueue(source, settings, workers)
+    last = settings.steps if how.until is None else min(how.until, settings.steps)
+    samples = SampleQueue(source, settings, how.workers)
     with samples, _stop_signal() as stopped, (out / LOG).open("a", encoding="utf-8", buffering=1) as log:
         while state.step < last and not stopped():
             started = time.monotonic()
-            record = _one_step(state, samples, settings, device)
+            record = _one_step(state, samples, settings, how.device)
             record["seconds"] = round(time.monotonic() - started, 3)
             if validate and settings.validate_every and state.step % settings.validate_every == 0:
                 record.update(validate(state.average, state.step))

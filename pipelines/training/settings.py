@@ -137,7 +137,9 @@ def read_settings(block: Mapping[str, Any] | None, *, name: str) -> TrainingSett
     """
     if block is None:
         raise RecipeError(
-            "CHI-RC-080", f"recipe '{name}' has no training block.", "Add one (docs/training.md), or use it with `chiasm run`."
+            "CHI-RC-080",
+            f"recipe '{name}' has no training block.",
+            "Add one (docs/training.md), or use it with `chiasm run`.",
         )
     try:
         return TrainingSettings.model_validate(block)

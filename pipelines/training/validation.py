@@ -18,7 +18,9 @@ Regions = dict[str, NDArray[np.bool_]]
 
 
 @torch.no_grad()
-def predict(network: nn.Module, image: Tensor, recipe: Recipe, *, device: str = "cpu", bfloat16: bool = False) -> Tensor:
+def predict(
+    network: nn.Module, image: Tensor, recipe: Recipe, *, device: str = "cpu", bfloat16: bool = False
+) -> Tensor:
     """Return the blended logits of a volume (C, X, Y, Z) on the network's grid: (K, X, Y, Z) on the CPU."""
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
         logits = sliding_windows(
