@@ -121,9 +121,11 @@ def test_documented_python_compiles_and_names_what_exists(block: Block) -> None:
 
 @pytest.mark.parametrize("block", [b for b in blocks() if b.language == "yaml"], ids=lambda block: block.name)
 def test_a_documented_recipe_is_valid(block: Block) -> None:
+    from chiasm.pipelines.engine.components import build_network
     from chiasm.pipelines.recipes import parse_recipe
 
-    assert parse_recipe(block.text, name="documented").title
+    network = parse_recipe(block.text, name="documented").components["network"]
+    assert any(parameter.requires_grad for parameter in build_network(network.kind, network.parameters).parameters())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
