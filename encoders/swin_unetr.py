@@ -5,6 +5,7 @@ Hatamizadeh et al. 2022, "Swin UNETR: Swin Transformers for Semantic Segmentatio
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,16 @@ from torch.nn import functional as F
 # Which of the two voxels along (depth, height, width) each eighth of the channels comes from, as MONAI up to 1.4 had
 # it: (0, 1, 0) and (0, 0, 1) come twice, (1, 1, 0) and (0, 1, 1) never. From 1.5 on the same name means all eight, with
 # the same shapes and keys, so that older weights load into it without a word and compute something else.
-LEGACY_CORNERS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
+LEGACY_CORNERS: tuple[tuple[int, int, int], ...] = (
+    (0, 0, 0),
+    (1, 0, 0),
+    (0, 1, 0),
+    (0, 0, 1),
+    (1, 0, 1),
+    (0, 1, 0),
+    (0, 0, 1),
+    (1, 1, 1),
+)
 
 
 class LegacyPatchMerging(nn.Module):
@@ -27,23 +37,27 @@ class LegacyPatchMerging(nn.Module):
         Channels in; twice as many come out.
     norm_layer : type of nn.Module
     spatial_dims : int
-        3 only: in two dimensions nothing changed.
+        3, or 2, where nothing changed between the versions.
     """
 
     def __init__(self, dim: int, norm_layer: type[nn.Module] = nn.LayerNorm, spatial_dims: int = 3) -> None:
         super().__init__()
-        if spatial_dims != 3:
-            raise ValueError(f"legacy patch merging is three-dimensional, got spatial_dims={spatial_dims}")
-        self.reduction = nn.Linear(8 * dim, 2 * dim, bias=False)
-        self.norm = norm_layer(8 * dim)
+        if spatial_dims not in {2, 3}:
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        n_corners = 2**spatial_dims
+        self.reduction = nn.Linear(n_corners * dim, 2 * dim, bias=False)
+        self.norm = norm_layer(n_corners * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, D, H, W, C) to (B, D/2, H/2, W/2, 2C); odd sides get a plane of zeros at the end first."""
-        depth, height, width = x.shape[1:4]
-        if depth % 2 or height % 2 or width % 2:
-            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2, 0, depth % 2))
-        eighths = torch.cat([x[:, i::2, j::2, k::2, :] for i, j, k in LEGACY_CORNERS], -1)
-        merged: Tensor = self.reduction(self.norm(eighths))
+        odd = [side % 2 for side in x.shape[1:-1]]
+        if any(odd):
+            x = F.pad(x, [0, 0, *(width for side in reversed(odd) for width in (0, side))])
+        if len(odd) == 3:
+            corners = [x[:, i::2, j::2, k::2] for i, j, k in LEGACY_CORNERS]
+        else:
+            corners = [x[:, j::2, i::2] for i, j in itertools.product(range(2), repeat=2)]
+        merged: Tensor = self.reduction(self.norm(torch.cat(corners, -1)))
         return merged
 
 
@@ -112,7 +126,8 @@ def swin_unetr(config: SwinUnetrConfig) -> nn.Module:
     """Build the network, (B, in_channels, X, Y, Z) to logits (B, out_channels, X, Y, Z).
 
     Attention runs through torch's fused kernel whenever no gradient is wanted (2e-6 from the plain one, half the memory
-    traffic). Sides must be multiples of 32: MONAI raises a ValueError otherwise.
+    traffic). Sides must be multiples of 32, and not all 32 (the deepest level would be one
+    voxel, which has no instance norm): a ValueError otherwise.
     """
     from monai.networks.nets.swin_unetr import SwinUNETR
 

@@ -192,7 +192,7 @@ def sha256_of(path: Path) -> str:
 
 
 @lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 (part of the cache's key)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
