@@ -156,6 +156,15 @@ class RegionTable:
             out[masks[channel]] = self.regions[channel].write
         return out
 
+    def written(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
+        """Split a label map that was written by this table into regions again, shape (R, X, Y, Z).
+
+        What an inner region wrote is in the outer one too.
+        """
+        sets = [frozenset(region.labels) for region in self.regions]
+        inner = [[o.write for o, own in zip(self.regions, sets, strict=True) if own <= outer] for outer in sets]
+        return np.stack([np.isin(labels, values) for values in inner])
+
     def masks(self, logits: NDArray[np.floating], *, threshold: float = 0.5) -> NDArray[np.bool_]:
         """Cut each channel's sigmoid probability at `threshold` (strictly above counts).
 

@@ -30,6 +30,14 @@ def test_regions_hold_the_published_labels_in_channel_order() -> None:
     assert et.tolist() == [False, False, False, True]
 
 
+def test_a_written_map_splits_into_the_regions_that_wrote_it_even_with_values_of_its_own() -> None:
+    other_values = RegionTable(
+        (Region(name="ET", labels=(4,), write=30), Region(name="WT", labels=(1, 2, 4), write=10))
+    )
+    nested = np.array([[True, False, False], [True, True, False]])
+    assert (other_values.written(other_values.labels(nested)) == nested).all()
+
+
 def test_label_3_of_brats_2023_is_enhancing_tumour_and_is_written_as_4() -> None:
     channels = BRATS.channels(np.array([3, 2]))
     assert channels[:, 0].all()

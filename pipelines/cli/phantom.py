@@ -1,0 +1,63 @@
+"""``chiasm phantom NAME OUT``: a synthetic cohort with a known answer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+PHANTOMS = {
+    "brats": "BraTS 2021 layout: four contrasts and labels of planted tumours",
+    "dicom": "the same heads as DICOM series, one a contrast",
+    "heads": "whole-head T1w volumes as BIDS, the true tissue in derivatives/truth",
+}
+
+
+def register(subparsers: Any) -> None:
+    """Add the command's arguments."""
+    parser = subparsers.add_parser("phantom", help="make a synthetic cohort with a known answer")
+    kinds = parser.add_subparsers(dest="phantom", metavar="NAME", required=True)
+    for name, text in PHANTOMS.items():
+        kind = kinds.add_parser(name, help=text, description=f"{text}.")
+        kind.add_argument("out", metavar="OUT", type=lambda text: Path(text).resolve(), help="a new folder")
+        kind.add_argument("--patients", type=int, default=4, metavar="N", help="how many (default: 4)")
+        kind.add_argument("--seed", type=int, default=0, help="equal seeds give equal bytes (default: 0)")
+        kind.add_argument(
+            "--shape", type=int, nargs=3, metavar=("X", "Y", "Z"), help="voxels (default: 240 x 240 x 155 mm)"
+        )
+        kind.add_argument(
+            "--spacing", type=float, default=1.0, metavar="MM", help="voxel size (default: 1; 3 is quick)"
+        )
+        if name != "heads":
+            kind.add_argument(
+                "--strength", type=float, default=1.0, help="contrast of the tumours, 0 to 2 (default: 1; 0: none)"
+            )
+        if name == "dicom":
+            kind.add_argument("--orientation", choices=("axial", "oblique"), default="axial")
+        kind.set_defaults(handler=_phantom)
+
+
+def _phantom(namespace: argparse.Namespace) -> int:
+    from ...data.phantoms.brats import Tumours, write_brats
+    from ...data.phantoms.heads import Cohort, shape_for, write_heads
+    from ..console import say
+
+    cohort = Cohort(
+        patients=namespace.patients,
+        seed=namespace.seed,
+        shape=tuple(namespace.shape) if namespace.shape else shape_for(namespace.spacing),
+        spacing_mm=namespace.spacing,
+    )
+    if namespace.phantom == "heads":
+        names = write_heads(namespace.out, cohort)
+    elif namespace.phantom == "brats":
+        names = write_brats(namespace.out, cohort, tumours=Tumours(strength=namespace.strength))
+    else:
+        from ...data.phantoms.dicom import write_dicom
+
+        tumours = Tumours(strength=namespace.strength)
+        names = write_dicom(namespace.out, cohort, orientation=namespace.orientation, tumours=tumours)
+    say(
+        f"{len(names)} phantom patients in {namespace.out}: {names[0]} to {names[-1]}. Synthetic: no person was measured."
+    )
+    return 0
