@@ -1,0 +1,126 @@
+"""``chiasm weights`` as a user meets it: exit codes, what is printed, what lies where afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from chiasm.pipelines.cli.main import main
+from chiasm.pipelines.engine import weights
+from chiasm.pipelines.engine.components import build_network
+from chiasm.pipelines.engine.manifest import load_manifest
+from chiasm.pipelines.engine.tensors import write_folder
+
+TINY = {"in_channels": 1, "out_channels": 2, "channels": [4, 8], "convolutions": [1, 1]}
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store of the user's own."""
+    monkeypatch.setattr(weights, "user_folder", lambda: tmp_path / "user")
+    return tmp_path / "user"
+
+
+def folder(path: Path) -> Path:
+    state = build_network("unet3d", TINY).state_dict()
+    return write_folder(path, {"model": state}, {"kind": "unet3d", "parameters": TINY}, "# mine\n")
+
+
+def test_the_list_says_what_is_here_what_is_missing_and_where_it_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "list", "--json"]) == 0
+    facts = {fact["name"]: fact for fact in json.loads(capsys.readouterr().out)["weights"]}
+    assert facts["chiasm/brain-mask"]["state"] == "here"
+    assert facts["chiasm/brain-mask"]["licence"] == "MIT"
+    assert facts["brain-tumour/fold0"]["state"] == "missing"
+    assert facts["brain-tumour/fold0"]["source"].startswith("https://")
+
+
+def test_the_list_shows_ones_own_weights_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(store / "mine")
+    assert main(["weights", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "mine" in out
+    assert str(store) in out
+
+
+def test_a_checkpoint_is_converted_added_and_verified(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": build_network("unet3d", TINY).state_dict()}, tmp_path / "x.pt")
+    options = ["--kind", "unet3d", "--parameters", json.dumps(TINY), "--channels", "T1w", "--half"]
+    assert main(["weights", "add", "lab/net", str(tmp_path / "x.pt"), *options]) == 0
+    config = json.loads((store / "lab" / "net" / "config.json").read_text())
+    assert config["channels"] == ["T1w"]
+    assert config["training_data"] == "real"
+    assert main(["weights", "verify", "lab/net"]) == 0
+    assert "good" in capsys.readouterr().out
+
+
+def test_a_folder_is_added_as_it_is(tmp_path: Path, store: Path) -> None:
+    assert main(["weights", "add", "mine", str(folder(tmp_path / "source"))]) == 0
+    assert (store / "mine" / "README.md").read_text() == "# mine\n"
+
+
+def test_verify_finds_damage_and_ends_with_126(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder(store / "mine") / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert main(["weights", "verify"]) == 126
+    out = capsys.readouterr().out
+    assert "CHI-WT-003" in out
+    assert "good" in next(line for line in out.splitlines() if line.startswith("chiasm/brain-mask"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (["convert", "brain-tumor/fold0", "x.pt", "out"], "CHI-WT-014", 126),
+        (["convert", "brain-tumour/fold0", "x.pt", "out"], "CHI-WT-015", 126),
+        (["convert", "mine", "x.pt", "out", "--kind", "unet3d", "--parameters", "{"], "CHI-RC-068", 2),
+        (["add", "../mine", "x.pt", "--kind", "unet3d"], "CHI-WT-017", 126),
+    ],
+)
+def test_mistakes_are_coded(
+    arguments: list[str], code: str, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["weights", *arguments]) == exit_code
+    assert code in capsys.readouterr().err
+
+
+def test_a_monai_bundle_becomes_a_folder_of_kind_monai(tmp_path: Path) -> None:
+    parameters = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
+    (tmp_path / "b" / "configs").mkdir(parents=True)
+    (tmp_path / "b" / "models").mkdir()
+    (tmp_path / "b" / "configs" / "inference.json").write_text(
+        json.dumps({"network_def": {"_target_": "UNet", **parameters}})
+    )
+    channels = {"network_data_format": {"inputs": {"image": {"channel_def": {"0": "CT"}}}}}
+    (tmp_path / "b" / "configs" / "metadata.json").write_text(json.dumps(channels))
+    torch.save(
+        build_network("monai", {"network": "UNet", **parameters}).state_dict(), tmp_path / "b" / "models" / "model.pt"
+    )
+    assert main(["weights", "convert", "ct", str(tmp_path / "b"), str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["parameters"]["network"] == "UNet"
+    assert config["channels"] == ["CT"]
+    assert main(["weights", "verify", str(tmp_path / "out")]) == 0
+
+
+def test_the_list_of_published_weights_invents_no_hash_and_names_a_licence_each() -> None:
+    for name, entry in load_manifest().items():
+        assert entry.licence, name
+        assert entry.shipped or entry.source.startswith("https://"), name
+        assert all(value is None or len(value) == 64 for value in entry.sha256.values()), name
+        assert set(entry.sha256) == set(entry.files), name
+
+
+def test_the_tumour_recipe_asks_for_weights_and_channels_that_the_list_knows() -> None:
+    from chiasm.pipelines.recipes import load_recipe
+
+    recipe, manifest = load_recipe("brain-tumour"), load_manifest()
+    for name in recipe.components["network"].weight_names:
+        assert manifest[name].channels == tuple(recipe.channels)
+        assert manifest[name].output == tuple(region.name for region in recipe.regions)
+        assert manifest[name].parameters == recipe.components["network"].parameters
