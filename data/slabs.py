@@ -164,7 +164,7 @@ def _axis(n_target: int, n_source: int, start: int, size: int) -> _Axis:
     places = np.clip(places[inside], np.float32(0), None)
     low = np.clip(places.astype(np.int64), start, start + size - 1)
     weight = np.clip(places - low.astype(np.float32), np.float32(0), np.float32(1))
-    weight[low == start + size - 1] = 0
+    weight[low == start + size - 1] = 0  # no neighbour beyond the last voxel: exactly its value
     return _Axis(int(inside[0]), int(inside[-1]) + 1, low - start, weight, size)
 
 
