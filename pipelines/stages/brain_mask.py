@@ -53,8 +53,8 @@ class BrainMask(Stage):
         return replace(item, mask=mask, mask_source="network")
 
     def predict_bytes(self, n_voxels: int) -> int:
-        """The canonical copy, the working copy of the masker and its window of 256 cubed."""
-        return n_voxels * 13 + 256**3 * 4 * 40
+        """The channel as read, canonical and in the masker, and the activations of a window of 256 cubed (measured)."""
+        return n_voxels * 16 + 256**3 * 4 * 10
 
 
 def t1_like(case: Case) -> Volume:

@@ -33,7 +33,9 @@ class Measure(Stage):
         """Measure one patient."""
         grid, labels = item.case.output_grid, item.labels
         counts, sums = count_and_sum(labels, max([*self.recipe.label_names, *(r.write for r in self.recipe.regions)]))
-        parts: list[tuple[str, tuple[int, ...], bool]] = [(name, (value,), True) for value, name in self.recipe.labels.items()]
+        parts: list[tuple[str, tuple[int, ...], bool]] = [
+            (name, (value,), True) for value, name in self.recipe.labels.items()
+        ]
         parts += [(name, members, False) for name, members in region_members(self.recipe).items()]
         measures = [
             _measure(name, values, counts[list(values)], sums[list(values)], grid, exclusive=one)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...data.errors import InputError
-from ...data.geometry import Canonical
+from ...data.errors import InputError, RecipeError
+from ...data.geometry import Canonical, Resampling
 from ...data.volumes import Volume
 from ..engine.stage import Context, Stage
 from ..recipes import Recipe
@@ -15,6 +15,7 @@ from .items import BoolArray, Case
 from .prepare import model_spacing, resampling_of
 from .registration import Registration, register, resample
 
+CODES: dict[str, str] = {"CHI-RC-090": "--prepare was asked for with a recipe that has no mask network."}
 REFERENCE_WORDS = ("t1c", "t1ce", "t1gd", "t1post", "ce-t1w", "t1wce")
 """Names of the channel that the others are moved to: T1-weighted with contrast agent, in which a tumour is seen best."""
 MAX_MOVE_MM, MAX_TURN_DEGREES = 60.0, 45.0
@@ -29,6 +30,11 @@ class PrepareChannels(Stage):
     Parameters
     ----------
     recipe : Recipe
+
+    Raises
+    ------
+    RecipeError
+        ``CHI-RC-090`` where it has no mask network.
     """
 
     name = "prepare-channels"
@@ -36,6 +42,12 @@ class PrepareChannels(Stage):
     produces = Case
 
     def __init__(self, recipe: Recipe) -> None:
+        if "mask" not in recipe.components:
+            raise RecipeError(
+                "CHI-RC-090",
+                "--prepare strips the skull, for which this recipe names no network.",
+                "Add a component 'mask' of kind brain-mask to the recipe, or give prepared volumes.",
+            )
         self.recipe = recipe
 
     def run(self, item: Case, context: Context) -> Case:
@@ -65,8 +77,10 @@ class PrepareChannels(Stage):
                     }
                 )
                 continue
-            found = register(reference, volume, seed=context.plan.seed)
-            _check(found, channel, item)
+            recording = item.session.channel(channel)
+            relative = recording.relative if recording else ""
+            found = register(reference, volume, seed=context.plan.seed, relative=relative)
+            _check(found, channel, relative)
             moved[channel] = resample(volume, resampling.target, found)
             steps.append({"channel": channel, "step": "rigid registration, resampled", **found.as_json()})
         context.notes["preparation"] = steps
@@ -86,26 +100,23 @@ def reference_channel(names: list[str]) -> str:
     return next((name for name in names if name.lower() in REFERENCE_WORDS), names[0])
 
 
-def _turn_mask(mask: BoolArray, canonical: Canonical, resampling: object) -> BoolArray:
-    from ...data.geometry import Resampling
-
-    if not isinstance(resampling, Resampling) or resampling.is_identity:
+def _turn_mask(mask: BoolArray, canonical: Canonical, resampling: Resampling) -> BoolArray:
+    if resampling.is_identity:
         turned: BoolArray = canonical.forward(mask)
         return turned
     inside: BoolArray = resampling.to_target(canonical.forward(mask)) > 0.5
     return inside
 
 
-def _check(found: Registration, channel: str, case: Case) -> None:
+def _check(found: Registration, channel: str, relative: str) -> None:
     if found.turn_degrees <= MAX_TURN_DEGREES and found.move_mm <= MAX_MOVE_MM:
         return
-    recording = case.session.channel(channel)
     raise InputError(
         "CHI-IN-098",
         f"channel '{channel}' could not be registered: the best fit turns it by {found.turn_degrees:.0f} degrees and "
         f"moves it by {found.move_mm:.0f} mm.",
         "Check that it shows the same head and covers the same region.",
-        file=recording.relative if recording else "",
+        file=relative,
     )
 
 

@@ -63,7 +63,7 @@ class Registration:
         }
 
 
-def register(reference: Volume, moving: Volume, *, seed: int = 0) -> Registration:
+def register(reference: Volume, moving: Volume, *, seed: int = 0, relative: str = "") -> Registration:
     """Find the rigid transform between two volumes of one head.
 
     Mattes mutual information over up to 60,000 voxels, three resolutions, one thread: the same input gives the same answer.
@@ -73,6 +73,8 @@ def register(reference: Volume, moving: Volume, *, seed: int = 0) -> Registratio
     reference, moving : Volume
     seed : int
         Of the choice of voxels.
+    relative : str
+        Name of the moving file, for messages.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def register(reference: Volume, moving: Volume, *, seed: int = 0) -> Registratio
     # Sums over threads end in another order each time, so that the last digits would differ from run to run.
     sitk.ProcessObject.SetGlobalDefaultThreader("Platform")
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    fixed, other = _image(sitk, reference), _image(sitk, moving)
+    fixed, other = _image(sitk, reference, ""), _image(sitk, moving, relative)
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(BINS)
@@ -93,7 +95,13 @@ def register(reference: Volume, moving: Volume, *, seed: int = 0) -> Registratio
     shares = [min(1.0, SAMPLES * shrink**3 / reference.values.size) for shrink in SHRINK]
     method.SetMetricSamplingPercentagePerLevel(shares, seed + 1)  # seed 0 would mean the time of day
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(learningRate=2.0, minStep=1e-4, numberOfIterations=ITERATIONS, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0,
+        minStep=1e-4,
+        numberOfIterations=ITERATIONS,
+        relaxationFactor=0.7,
+        gradientMagnitudeTolerance=1e-8,
+    )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel(SHRINK)
     method.SetSmoothingSigmasPerLevel(SMOOTH_MM)
@@ -106,6 +114,7 @@ def register(reference: Volume, moving: Volume, *, seed: int = 0) -> Registratio
             "CHI-IN-098",
             "a channel could not be registered: the volumes hardly overlap.",
             "Check that all channels show one head.",
+            file=relative,
         ) from None
     centre = reference.grid.affine @ np.array([*((n - 1) / 2 for n in reference.grid.shape), 1.0])
     return Registration(
@@ -151,14 +160,17 @@ def _start(sitk: Any, method: Any, fixed: Any, other: Any) -> Any:
     return min(scores)[2]
 
 
-def _image(sitk: Any, volume: Volume) -> Any:
+def _image(sitk: Any, volume: Volume, relative: str) -> Any:
     canonical = Canonical.from_affine(volume.grid.affine)
     grid = canonical.grid(volume.grid)
     affine = LPS @ grid.affine
     directions = affine[:3, :3] / np.array(grid.spacing_mm)
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         raise InputError(
-            "CHI-IN-099", "the volume's axes are not at right angles.", "Resample it to an unsheared grid first."
+            "CHI-IN-099",
+            "the volume's axes are not at right angles.",
+            "Resample it to an unsheared grid first.",
+            file=relative,
         )
     # The nearest rotation: headers round to seven digits, ITK wants more.
     left, _, right = np.linalg.svd(directions)

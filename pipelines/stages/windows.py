@@ -17,6 +17,8 @@ from .items import Logits, Prepared
 
 ON_DEVICE_BYTES = 4 << 30
 """Sums larger than this stay in main memory: decided from the shape alone, so that a rerun decides the same."""
+ACTIVATIONS = 128
+"""Float values that a network holds at once for each voxel of its window (16 channels at full resolution: about 100)."""
 SIDE_MULTIPLE = 32
 """Shrunk windows keep sides that a network with five halvings takes."""
 
@@ -104,8 +106,9 @@ class Windows(BatchedStage):
         return first.float()
 
     def predict_bytes(self, n_voxels: int) -> int:
-        """Image and sum in float32; the network's own activations are the plan's matter."""
-        return 4 * n_voxels * (self.n_outputs + 2)
+        """Image, first channel and sum in float32; and the activations of a window, some hundred values a voxel."""
+        x, y, z = self.spec.size
+        return 4 * n_voxels * (self.n_outputs + 2) + 4 * ACTIVATIONS * x * y * z
 
 
 def _to_device(image: Tensor, device: str) -> Tensor:

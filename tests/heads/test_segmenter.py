@@ -6,9 +6,10 @@ import itertools
 
 import pytest
 import torch
-from chiasm.heads.segmenter import Blend, WindowGrid, importance, sliding_windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from chiasm.heads.segmenter import Blend, WindowGrid, importance, sliding_windows
 
 
 def shift_network(batch: torch.Tensor) -> torch.Tensor:
@@ -20,12 +21,19 @@ def shift_network(batch: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
 @pytest.mark.parametrize(
     ("shape", "size", "overlap"),
-    [((30, 25, 17), (16, 16, 16), 0.5), ((20, 10, 33), (16, 16, 16), 0.6), ((9, 8, 7), (16, 12, 10), 0.25), ((16, 16, 16), (16, 16, 16), 0.5)],
+    [
+        ((30, 25, 17), (16, 16, 16), 0.5),
+        ((20, 10, 33), (16, 16, 16), 0.6),
+        ((9, 8, 7), (16, 12, 10), 0.25),
+        ((16, 16, 16), (16, 16, 16), 0.5),
+    ],
 )
 def test_blended_logits_equal_monai(blend: str, shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> None:
     monai_inferers = pytest.importorskip("monai.inferers")
     image = torch.randn((2, *shape), generator=torch.Generator().manual_seed(1))
-    expected = monai_inferers.sliding_window_inference(image[None], size, 2, shift_network, overlap=overlap, mode=blend)[0]
+    expected = monai_inferers.sliding_window_inference(
+        image[None], size, 2, shift_network, overlap=overlap, mode=blend
+    )[0]
     got = sliding_windows(image, shift_network, size=size, overlap=overlap, blend=blend, batch_size=2)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 

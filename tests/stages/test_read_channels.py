@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from chiasm.data.errors import ChiasmError, InputError, SeveralErrors
 from chiasm.data.patients import Recording, Session
 from chiasm.pipelines.engine.stage import Context
@@ -105,7 +106,9 @@ def test_a_volume_of_a_4d_file_is_a_channel(save: Any, recipe_of: Any, context: 
     np.testing.assert_allclose(case.channels["T2w"].values, values * 2)
 
 
-def test_a_truncated_file_is_named(save: Any, recipe_of: Any, session_of: Any, context: Context, values: np.ndarray) -> None:
+def test_a_truncated_file_is_named(
+    save: Any, recipe_of: Any, session_of: Any, context: Context, values: np.ndarray
+) -> None:
     path = save(values)
     path.write_bytes(path.read_bytes()[:-200])
     error = refused(ReadChannels(recipe_of()), session_of(T1w=path), context)

@@ -7,6 +7,7 @@ from pathlib import Path
 import nilearn
 import numpy as np
 import pytest
+
 from chiasm.data.errors import InputError
 from chiasm.data.geometry import Canonical, Resampling
 from chiasm.data.nifti import read_volume
@@ -69,7 +70,9 @@ def test_the_same_input_gives_the_same_transform(pair: tuple[Volume, Volume, np.
     np.testing.assert_array_equal(register(pair[0], pair[1]).matrix, found.matrix)
 
 
-def test_a_registered_channel_lies_on_the_reference(pair: tuple[Volume, Volume, np.ndarray], found: Registration) -> None:
+def test_a_registered_channel_lies_on_the_reference(
+    pair: tuple[Volume, Volume, np.ndarray], found: Registration
+) -> None:
     fixed, moving, _ = pair
     brain = fixed.values > 20
     with_it = resample(moving, fixed.grid, found).values

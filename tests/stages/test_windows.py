@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
 from chiasm.data.geometry import Canonical, Crop, Resampling
 from chiasm.data.patients import Session
 from chiasm.data.volumes import Grid, Volume
@@ -28,14 +26,21 @@ SPEC = WindowsSpec(size=(16, 16, 16), overlap=0.5, blend="gaussian")
 @pytest.fixture(scope="module")
 def network() -> UNet3d:
     torch.manual_seed(3)
-    return UNet3d(UNet3dConfig(in_channels=2, out_channels=3, channels=(4, 8), convolutions=(1, 1))).eval().requires_grad_(False)
+    return (
+        UNet3d(UNet3dConfig(in_channels=2, out_channels=3, channels=(4, 8), convolutions=(1, 1)))
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def prepared(shape: tuple[int, int, int], seed: int) -> Prepared:
     grid = Grid(shape, np.eye(4))
     volume = Volume(np.zeros(shape, np.float32), grid)
     space = Space(
-        grid=grid, canonical=Canonical.from_affine(grid.affine), resampling=Resampling.to_spacing(grid, None), crop=Crop.whole(shape)
+        grid=grid,
+        canonical=Canonical.from_affine(grid.affine),
+        resampling=Resampling.to_spacing(grid, None),
+        crop=Crop.whole(shape),
     )
     image = torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed))
     return Prepared(image=image, case=Case(session=Session(patient="1"), channels={"a": volume}), space=space)
@@ -44,7 +49,11 @@ def prepared(shape: tuple[int, int, int], seed: int) -> Prepared:
 def run_together(items: list[Prepared], stage: Windows, context: Context) -> list[torch.Tensor]:
     waiting = [OpenJob(stage.open(item, context), context, number) for number, item in enumerate(items)][::-1]
     results: dict[int, torch.Tensor] = {}
-    run_jobs(stage, lambda: waiting.pop() if waiting else None, lambda job: results.__setitem__(job.token, job.job.finish().values))
+    run_jobs(
+        stage,
+        lambda: waiting.pop() if waiting else None,
+        lambda job: results.__setitem__(job.token, job.job.finish().values),
+    )
     return [results[number] for number in range(len(items))]
 
 
@@ -65,7 +74,9 @@ def test_exact_mode_equals_monai_on_every_voxel(network: UNet3d, context: Contex
     inferers = pytest.importorskip("monai.inferers")
     context.components = {"network": network}
     item = prepared((37, 29, 21), 7)
-    expected = inferers.sliding_window_inference(item.image[None], (16, 16, 16), 1, network, overlap=0.5, mode="gaussian")[0]
+    expected = inferers.sliding_window_inference(
+        item.image[None], (16, 16, 16), 1, network, overlap=0.5, mode="gaussian"
+    )[0]
     got = Windows(SPEC, n_outputs=3, probabilities=True).run(item, context).values
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(Windows(SPEC, n_outputs=3).run(item, context).values.argmax(0), expected.argmax(0))
