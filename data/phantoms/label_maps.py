@@ -263,7 +263,7 @@ def _deform(
 
 
 def _affine(draw: Draw, ranges: Ranges) -> NDArray[np.float64]:
-    matrix = np.eye(3)
+    matrix: NDArray[np.float64] = np.eye(3)
     for axis in range(3):
         angle = math.radians(draw.uniform(-ranges.rotation_deg, ranges.rotation_deg))
         a, b = [i for i in range(3) if i != axis]
