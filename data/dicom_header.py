@@ -236,9 +236,7 @@ def _walk(
 
 
 def _too_deep(relative: str) -> InputError:
-    return InputError(
-        "CHI-IN-031", f"DICOM sequences are nested more than {MAX_DEPTH} deep.", _REMEDY, file=relative
-    )
+    return InputError("CHI-IN-031", f"DICOM sequences are nested more than {MAX_DEPTH} deep.", _REMEDY, file=relative)
 
 
 def _element(buffer: bytes, position: int, explicit: bool, order: str) -> tuple[bytes, int, int]:

@@ -110,9 +110,7 @@ def _check(
         )
 
 
-def _sources(
-    files: Sequence[Path], order: Sequence[tuple[Path, int, tuple[int, int]]], single: bool
-) -> list[Dataset]:
+def _sources(files: Sequence[Path], order: Sequence[tuple[Path, int, tuple[int, int]]], single: bool) -> list[Dataset]:
     import pydicom
 
     # Every file was admitted by `read_header` (depth, size) before pydicom sees it.
@@ -120,9 +118,7 @@ def _sources(
     return [pydicom.dcmread(path, stop_before_pixels=True) for path in chosen]
 
 
-def _digest(
-    sources: Sequence[Dataset], planes: NDArray[Any], label_names: Mapping[int, str], seed: str | int
-) -> str:
+def _digest(sources: Sequence[Dataset], planes: NDArray[Any], label_names: Mapping[int, str], seed: str | int) -> str:
     digest = hashlib.sha256(f"chiasm-seg:{seed}".encode())
     for source in sources:
         digest.update(str(source.SOPInstanceUID).encode())
@@ -138,9 +134,7 @@ def _uid(digest: str, purpose: str) -> str:
     return f"2.25.{number}"
 
 
-def _build(
-    sources: Sequence[Dataset], planes: NDArray[Any], label_names: Mapping[int, str], digest: str
-) -> Dataset:
+def _build(sources: Sequence[Dataset], planes: NDArray[Any], label_names: Mapping[int, str], digest: str) -> Dataset:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 

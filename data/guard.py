@@ -165,9 +165,7 @@ class GuardedReader:
             while not data.endswith(b"\n"):
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    raise ResourceError(
-                        "CHI-RES-030", f"Decoding took longer than {seconds:g} s.", _REMEDY, file=file
-                    )
+                    raise ResourceError("CHI-RES-030", f"Decoding took longer than {seconds:g} s.", _REMEDY, file=file)
                 chunk = os.read(stream.fileno(), 1 << 16)
                 if not chunk:
                     raise self._death(child, file)
@@ -188,7 +186,10 @@ class GuardedReader:
         status = child.returncode
         if status == -signal.SIGXCPU:
             return ResourceError(
-                "CHI-RES-030", f"Decoding took longer than {self._limits.cpu_s:g} s of processor time.", _REMEDY, file=file
+                "CHI-RES-030",
+                f"Decoding took longer than {self._limits.cpu_s:g} s of processor time.",
+                _REMEDY,
+                file=file,
             )
         return ResourceError("CHI-RES-032", f"The decoder died (status {status}).", _REMEDY, file=file)
 

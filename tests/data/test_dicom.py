@@ -184,7 +184,9 @@ def test_every_code_is_in_the_range_of_dicom() -> None:
     assert all("CHI-IN-030" <= code <= "CHI-IN-059" for code in CODES)
 
 
-@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm"])
+@pytest.mark.parametrize(
+    "name", ["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm"]
+)
 def test_pixels_of_public_files_equal_pydicoms(name: str, tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
     source = Path(pydicom.__file__).parent / "data" / "test_files" / name
