@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,7 +100,8 @@ def atomic_path(final: Path) -> Iterator[Path]:
     ResourceError
         CHI-RES-010 to 014: disk full, read-only, not permitted, too many open files, input/output error.
     """
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    # Two threads may write one file of equal bytes (a shared asset): each has a temporary file of its own.
+    temporary = final.with_name(f".{final.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

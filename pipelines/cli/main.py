@@ -61,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe (head, less) went away
         sys.stderr.close()
         return 0
+    except OSError as error:
+        from ..engine.lock import unwritable
+
+        complain(str(unwritable(error)))
+        return 1
 
 
 if __name__ == "__main__":

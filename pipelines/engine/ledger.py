@@ -36,14 +36,15 @@ class Ledger:
             self._db.execute("pragma synchronous=normal")
             self._db.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
-            raise ResourceError(
-                "CHI-RES-020", f"the ledger cannot be opened ({type(error).__name__}).", "Give another --work-dir, on a local disk."
-            ) from None
+            raise _unusable(error) from None
 
     def finished(self, key: str, recipe: str, *, status: str, code: str, attempts: int, seconds: float, peak_rss: int) -> None:
         """Note the end of a session."""
         row = (key, recipe, status, code, attempts, seconds, peak_rss, time.time())
-        self._db.execute("insert or replace into sessions values (?,?,?,?,?,?,?,?)", row)
+        try:
+            self._db.execute("insert or replace into sessions values (?,?,?,?,?,?,?,?)", row)
+        except sqlite3.Error as error:
+            raise _unusable(error) from None
 
     def mean_seconds(self, recipe: str) -> float | None:
         """Mean seconds of the sessions done so far under a recipe."""
@@ -70,8 +71,19 @@ class Ledger:
             except OSError:
                 continue
             rows.append((str(path), stat.st_size, stat.st_mtime_ns, value))
-        self._db.executemany("insert or replace into files values (?,?,?,?)", rows)
+        try:
+            self._db.executemany("insert or replace into files values (?,?,?,?)", rows)
+        except sqlite3.Error as error:
+            raise _unusable(error) from None
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _unusable(error: sqlite3.Error | OSError) -> ResourceError:
+    return ResourceError(
+        "CHI-RES-020",
+        f"the ledger cannot be opened or written ({type(error).__name__}: {error}).",
+        "Make room, or give another --work-dir on a local disk; then run the command again.",
+    )

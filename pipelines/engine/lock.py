@@ -6,15 +6,34 @@ import fcntl
 import os
 from pathlib import Path
 
+from ...data.atomic import resource_error
 from ...data.errors import ResourceError
 
-CODES = {"CHI-RES-021": "Another run is writing to this output folder."}
+CODES = {
+    "CHI-RES-021": "Another run is writing to this output folder.",
+    "CHI-RES-022": "The output or work folder cannot be made or written.",
+}
 
 
 class FolderBusy(ResourceError):
     """Another driver has the folder: this one stops, and may be started again later."""
 
     exit_code = 75
+
+
+class BusyError(ResourceError):
+    """Another driver is at work; stopping now loses nothing."""
+
+    exit_code = 75
+
+
+def unwritable(error: OSError) -> ResourceError:
+    """Return the coded form of what kept a folder from being made or written."""
+    known = resource_error(error, "")
+    reason = (error.strerror or type(error).__name__).lower()
+    return known or ResourceError(
+        "CHI-RES-022", f"the output or work folder cannot be written: {reason}.", "Choose another OUT, or --work-dir."
+    )
 
 
 class FolderLock:
@@ -27,8 +46,11 @@ class FolderLock:
     """
 
     def __init__(self, work: Path, name: str) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(work / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(work / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise unwritable(error) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

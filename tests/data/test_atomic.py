@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 import stat
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def test_chunks_are_written_in_order_and_nothing_else_is_left(tmp_path: Path) ->
 
 def test_temporary_file_stands_beside_the_final_one_under_a_hidden_name(tmp_path: Path) -> None:
     with atomic.atomic_path(tmp_path / "x.nii.gz") as temporary:
-        assert temporary == tmp_path / f".x.nii.gz.{os.getpid()}.tmp"
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(f".x.nii.gz.{os.getpid()}-")
+        assert temporary.name.endswith(".tmp")
         temporary.write_bytes(b"1")
         assert not (tmp_path / "x.nii.gz").exists()
     assert (tmp_path / "x.nii.gz").read_bytes() == b"1"
@@ -158,3 +161,10 @@ def test_table_cells_never_break_a_row(tmp_path: Path) -> None:
     rows = [{"a": 1.5, "b": "x\ty\nz", "c": None, "left out": 3}, {"a": math.nan, "b": "", "c": 0}]
     atomic.write_tsv(tmp_path / "t.tsv", rows, ["a", "b", "c", "d"])
     assert (tmp_path / "t.tsv").read_text() == "a\tb\tc\td\n1.5\tx y z\tn/a\tn/a\nn/a\tn/a\t0\tn/a\n"
+
+
+def test_threads_that_write_one_file_do_not_take_each_others_temporary_file(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(atomic.write_bytes, tmp_path / "shared.js", b"x" * 100_000) for _ in range(64)]:
+            done.result()
+    assert [p.name for p in tmp_path.iterdir()] == ["shared.js"]
