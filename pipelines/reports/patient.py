@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...data.atomic import write_bytes, write_text
 from .colours import Rgb, colour_word, parse_hex
-from .figures import Convention, Strip, slice_strips
+from .figures import Convention, Strip, overview, slice_strips
 from .pages import nonce_of, render
 from .viewer import ASSET_NAME, LICENCE_NAME, VIEWER_BYTES, ViewerVolumes, viewer_licence, viewer_script, viewer_volumes
 
@@ -156,6 +156,22 @@ def write_patient_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
     return [path, *written]
+
+
+def write_overview(path: Path, report: PatientReport) -> Path:
+    """Write the slices of all planes, labels drawn over them, as one PNG for a document or a slide.
+
+    Raises
+    ------
+    ValueError
+        The report has no volume.
+    """
+    strips = _strips(report)
+    if not strips:
+        raise ValueError("an overview needs a report with a volume, got one without")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, overview(strips))
+    return path
 
 
 def share_viewer(folder: Path) -> Path:

@@ -35,11 +35,14 @@ class ViewerVolumes:
         `labels` is empty where there are none.
     coarsening : int
         1: every voxel; n: one of n along each axis, to stay within the limit.
+    start : tuple of float
+        Where the cross starts: amid the labels, as parts of each axis, 0 to 1.
     """
 
     background: str
     labels: str
     coarsening: int
+    start: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     @property
     def n_bytes(self) -> int:
@@ -68,9 +71,10 @@ def viewer_volumes(
     box = tuple(slice(start, stop) for start, stop in foreground_box(background, labels, window))
     grey = to_grey(background[box], window)
     marks = None if labels is None else np.ascontiguousarray(labels[box], dtype=np.uint8)
+    start = _middle(marks)
     for step in range(1, _COARSEST + 1):
         packed_labels = "" if marks is None else _pack(_block_middle(marks, step), spacing_mm, step)
-        volumes = ViewerVolumes(_pack(_block_mean(grey, step), spacing_mm, step), packed_labels, step)
+        volumes = ViewerVolumes(_pack(_block_mean(grey, step), spacing_mm, step), packed_labels, step, start)
         if volumes.n_bytes <= limit_bytes:
             return volumes
     return None
@@ -84,6 +88,17 @@ def viewer_script() -> bytes:
 def viewer_licence() -> bytes:
     """Return the licences of NiiVue and of what is bundled in it."""
     return (files(__package__) / "vendor" / "niivue" / "LICENSE").read_bytes()
+
+
+def _middle(labels: NDArray[np.uint8] | None) -> tuple[float, float, float]:
+    """Return the median place of the labelled voxels, as parts of each axis: a small lesion is in view at once."""
+    if labels is None or not labels.any():
+        return 0.5, 0.5, 0.5
+    middle = []
+    for axis, n in enumerate(labels.shape):
+        below = np.cumsum(np.count_nonzero(labels, axis=tuple(a for a in range(3) if a != axis)))
+        middle.append((int(np.searchsorted(below, below[-1] / 2)) + 0.5) / n)
+    return middle[0], middle[1], middle[2]
 
 
 def _block_mean(values: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from chiasm.pipelines.reports.patient import PatientReport, VolumeRow
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1280,900",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1000,640",
     "--remote-debugging-pipe",
 )  # fmt: skip
 SOFTWARE_WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")

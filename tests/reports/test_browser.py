@@ -109,6 +109,7 @@ def test_the_viewer_shows_volume_and_labels_and_asks_no_network(
     assert (canvas.max(axis=2) > 40).mean() > 0.05
     coloured = canvas.max(axis=2) - canvas.min(axis=2) > 40  # the volume alone is grey
     assert coloured.mean() > 0.02
+    assert browser.run("document.getElementById('viewer-here').textContent") == "At the cross: white matter"
     assert browser.complaints == []
     assert {url.split(":")[0] for url in browser.requests} <= {"file", "data"}
 
@@ -132,10 +133,14 @@ def test_viewer_and_slices_agree_on_left_and_right(
         assert int(means[1] > means[0]) == bright_side
 
 
-def test_the_cross_names_the_label_under_it(browser: Any, done_page: Path) -> None:
-    browser.open(done_page)
+def test_the_viewer_opens_on_the_lesion(browser: Any, tmp_path: Path, report: PatientReport) -> None:
+    assert report.labels is not None
+    lesion = np.zeros_like(report.labels)
+    lesion[30:34, 12:16, 20:24] = 2
+    write_patient_report(tmp_path / "page.html", replace(report, labels=lesion))
+    browser.open(tmp_path / "page.html")
     open_viewer(browser)
-    assert browser.run("document.getElementById('viewer-here').textContent") == "At the cross: white matter"
+    assert browser.run("document.getElementById('viewer-here').textContent") == "At the cross: grey matter"
 
 
 def test_without_webgl_the_page_says_so_and_the_pictures_stay(browser_without_webgl: Any, done_page: Path) -> None:
@@ -214,7 +219,7 @@ def press(browser: Any, key: str, code: int, text: str = "") -> None:
 
 
 def shown(browser: Any) -> list[str]:
-    rows = "Array.from(document.querySelectorAll('#table tbody tr:not([hidden]) th'))"
+    rows = "Array.from(document.querySelectorAll('#table tbody th'))"
     return browser.run(f"{rows}.map(cell => cell.textContent)")
 
 
@@ -246,3 +251,16 @@ def test_the_table_filters_by_text_and_state(browser: Any, group_page: Path) -> 
     choose(browser, "find", "", "input")
     choose(browser, "show", "failed", "change")
     assert shown(browser) == ["sub-31"]
+
+
+def test_a_large_cohort_is_laid_out_in_part_until_all_is_asked_for(browser: Any, tmp_path: Path) -> None:
+    rows = [GroupRow(key=f"sub-{i}", values={"CSF": float(i)}) for i in range(1, 1501)]
+    write_group_page(tmp_path / "index.html", rows, "Brain tissue")
+    browser.open(tmp_path / "index.html")
+    assert len(shown(browser)) == 1000
+    browser.run("document.querySelectorAll('.sort')[2].click()")
+    browser.run("document.querySelectorAll('.sort')[2].click()")
+    assert shown(browser)[0] == "sub-1500"  # sorting is over all, not over those shown
+    browser.run("document.getElementById('more').click()")
+    assert len(shown(browser)) == 1500
+    assert browser.run("document.getElementById('more').hidden")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chiasm.pipelines.reports import patient as patient_module
 from chiasm.pipelines.reports.patient import (
@@ -13,6 +14,7 @@ from chiasm.pipelines.reports.patient import (
     ReportError,
     VolumeRow,
     share_viewer,
+    write_overview,
     write_patient_report,
 )
 from chiasm.pipelines.reports.viewer import viewer_script
@@ -195,12 +197,30 @@ def test_regions_within_regions_get_no_shares(tmp_path: Path, report: PatientRep
     assert "All regions" not in text
 
 
+def test_shares_of_regions_that_overlap_are_not_shown_as_parts_of_a_whole(
+    tmp_path: Path, report: PatientReport
+) -> None:
+    rows = [replace(row, share=0.6) for row in report.rows]
+    write_patient_report(tmp_path / "page.html", replace(report, rows=rows))
+    assert "Share" not in Page(tmp_path / "page.html").text
+
+
 def test_the_shared_script_is_written_once_and_mended_when_damaged(tmp_path: Path) -> None:
     script = share_viewer(tmp_path)
     before = script.stat().st_mtime_ns
     assert share_viewer(tmp_path).stat().st_mtime_ns == before
     script.write_bytes(b"half")
     assert share_viewer(tmp_path).read_bytes() == viewer_script()
+
+
+def test_the_overview_is_one_picture_of_all_planes(
+    tmp_path: Path, report: PatientReport, failed: PatientReport
+) -> None:
+    with Image.open(write_overview(tmp_path / "images" / "overview.png", report)) as picture:
+        assert picture.height > 700
+        assert picture.mode == "RGB"
+    with pytest.raises(ValueError, match="a volume"):
+        write_overview(tmp_path / "none.png", failed)
 
 
 def test_labels_on_another_grid_are_refused(tmp_path: Path, report: PatientReport) -> None:

@@ -11,12 +11,12 @@ def entries(values: list[float]) -> list[tuple[str, float, str]]:
 
 
 def test_quartiles_and_outliers_are_those_of_tukey() -> None:
-    plot = distribution("grey matter", entries([10.0, 11.0, 12.0, 13.0, 14.0, 40.0]))
+    plot = distribution("grey matter", entries([10.0, 11.0, 12.0, 13.0, 14.0, 17.6]))
     assert plot is not None
     assert (plot.low, plot.median, plot.high) == pytest.approx((11.25, 12.5, 13.75))
-    assert plot.outliers == [("sub-5", 40.0, "sub-5.html")]
+    assert plot.outliers == [("sub-5", 17.6, "sub-5.html")]  # 17.5 is the fence
     assert plot.n_outliers == 1
-    assert [dot.title for dot in plot.dots if dot.outlier] == ["sub-5: 40.0 ml"]
+    assert [dot.title for dot in plot.dots if dot.outlier] == ["sub-5: 17.6 ml"]
 
 
 def test_every_patient_of_a_small_cohort_is_a_dot_at_its_value() -> None:

@@ -40,6 +40,20 @@ def test_the_cross_starts_in_the_middle(head: tuple[np.ndarray, np.ndarray]) -> 
     assert corners.sum(axis=0) == pytest.approx(0.0, abs=1e-5)
 
 
+def test_the_cross_starts_amid_a_lesion() -> None:
+    values = np.full((40, 40, 40), 50.0, np.float32)
+    values[0] = 0.0
+    lesion = np.zeros((40, 40, 40), np.uint8)
+    lesion[30:35, 4:9, 20] = 1
+    volumes = viewer_volumes(values, lesion, (1.0, 1.0, 1.0))
+    assert volumes is not None
+    place = np.array(volumes.start) * unpacked(volumes.labels).shape
+    assert np.asarray(unpacked(volumes.labels).dataobj)[tuple(place.astype(int))] == 1
+    bare = viewer_volumes(values, None, (1.0, 1.0, 1.0))
+    assert bare is not None
+    assert bare.start == (0.5, 0.5, 0.5)
+
+
 @pytest.mark.parametrize("shape", [(61, 67, 53), (64, 64, 64), (50, 33, 41)])
 def test_what_is_too_large_is_coarsened_and_stays_aligned(shape: tuple[int, int, int]) -> None:
     values = np.random.default_rng(1).uniform(20, 100, shape).astype(np.float32)

@@ -31,24 +31,34 @@
       if (x === null || y === null) { return (x === null) - (y === null); }  // what is missing comes last, both ways
       return sign * (typeof x === "number" ? x - y : compare(x, y));
     });
-    var all = document.createDocumentFragment();
-    rows.forEach(function (row) { all.appendChild(row); });
-    body.appendChild(all);
+    lay();
     heads.forEach(function (head, i) {
       if (i === column) { head.setAttribute("aria-sort", descending ? "descending" : "ascending"); }
       else { head.removeAttribute("aria-sort"); }
     });
   }
 
-  function filter() {
-    var words = find.value.trim().toLowerCase(), state = show.value, left = 0;
-    rows.forEach(function (row) {
-      var hit = (!state || row.dataset.state === state || (state === "done" && row.dataset.state === "warnings")) &&
-        (!words || row.textContent.toLowerCase().includes(words));
-      row.hidden = !hit;
-      left += hit ? 1 : 0;
-    });
-    count.textContent = left === rows.length ? rows.length + " shown" : left + " of " + rows.length + " shown";
+  // A browser takes seconds to lay out 10,000 rows: the first thousand stand in the page until all are asked for.
+  var limit = 1000, more = document.getElementById("more"), texts = null;
+
+  function lay() {
+    var words = find.value.trim().toLowerCase(), state = show.value, hits = rows;
+    if (state) {
+      hits = hits.filter(function (row) {
+        return row.dataset.state === state || (state === "done" && row.dataset.state === "warnings");
+      });
+    }
+    if (words) {
+      texts = texts || new Map(rows.map(function (row) { return [row, row.textContent.toLowerCase()]; }));
+      hits = hits.filter(function (row) { return texts.get(row).includes(words); });
+    }
+    body.replaceChildren.apply(body, hits.slice(0, limit));
+    var cut = hits.length > limit;
+    more.hidden = !cut;
+    more.textContent = "Show all " + hits.length.toLocaleString("en");
+    var found = hits.length === rows.length ? rows.length.toLocaleString("en") + " patients"
+      : hits.length.toLocaleString("en") + " of " + rows.length.toLocaleString("en") + " patients";
+    count.textContent = cut ? found + ", the first " + limit.toLocaleString("en") + " shown" : found;
   }
 
   heads.forEach(function (head, column) {
@@ -60,8 +70,9 @@
     button.addEventListener("click", function () { sort(column, head.getAttribute("aria-sort") === "ascending"); });
   });
   var waiting = 0;
-  find.addEventListener("input", function () { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
-  show.addEventListener("change", filter);
+  find.addEventListener("input", function () { clearTimeout(waiting); waiting = setTimeout(lay, 120); });
+  show.addEventListener("change", lay);
+  more.addEventListener("click", function () { limit = Infinity; lay(); });
   document.getElementById("table-controls").hidden = false;
-  filter();
+  lay();
 })();

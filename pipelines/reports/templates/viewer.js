@@ -83,6 +83,7 @@
         viewer.setOpacity(1, event.target.value / 100);
       });
     }
+    viewer.scene.crosshairPos = config.start;
     viewer.opts.multiplanarLayout = 2;  // two by two
     viewer.setSliceType(3);
     viewer.createOnLocationChange();
