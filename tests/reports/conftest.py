@@ -103,7 +103,7 @@ class Browser:
             raise RuntimeError(json.dumps(result["exceptionDetails"])[:2000])
         return result["result"].get("value")
 
-    def wait_for(self, condition: str, seconds: float = 45.0) -> None:
+    def wait_for(self, condition: str, seconds: float = 120.0) -> None:
         """Wait until a JavaScript condition holds."""
         end = time.monotonic() + seconds
         while not self.run(condition):
