@@ -26,12 +26,13 @@ from .folds import held_out
 from .generated import GeneratedSource, test_volumes
 from .loop import EXIT_STOPPED, LOG, HowToRun, SampleSource, Validate, train_network
 from .picture import draw_loss
+from .prior import expect_rarely
 from .settings import Generator, TrainingSettings, read_settings
 from .validation import case_volumes, score_volumes
 
 CODES: dict[str, str] = {
-    "CHI-RC-072": "The recipe trains on real cases and no data folder was given.",
-    "CHI-RC-073": "The fold is neither a number nor 'all'.",
+    "CHI-RC-082": "The recipe trains on real cases and no data folder was given.",
+    "CHI-RC-083": "The fold is neither a number nor 'all'.",
     "CHI-IN-138": "No labelled case was found in the data folder.",
     "CHI-RES-040": "The device asked for is not there.",
 }
@@ -81,7 +82,7 @@ def train(
         return _from_generator(recipe, settings, settings.generator, Place(out, resume), how)
     if data is None:
         message = f"recipe '{recipe.name}' trains on real cases."
-        raise RecipeError("CHI-RC-072", message, "Give the data folder: chiasm train RECIPE DATA OUT.")
+        raise RecipeError("CHI-RC-082", message, "Give the data folder: chiasm train RECIPE DATA OUT.")
     cases = _cases(data, recipe, out)
     for name in [fold] if fold is not None else [str(k) for k in range(settings.folds)]:
         place = Place(out if fold is not None else out / f"fold-{name}", resume)
@@ -134,7 +135,7 @@ def _one_fold(
         patients = [case.patient for case in cases]
         apart = held_out(patients, folds=settings.folds, fold=int(fold), seed=settings.seed)
     else:
-        raise RecipeError("CHI-RC-073", f"'{fold}' is no fold.", f"Give 'all' or 0 to {settings.folds - 1}.")
+        raise RecipeError("CHI-RC-083", f"'{fold}' is no fold.", f"Give 'all' or 0 to {settings.folds - 1}.")
     training = [case for case in cases if case.patient not in apart]
     waiting = [case for case in cases if case.patient in apart]
     place.folder.mkdir(parents=True, exist_ok=True)
@@ -178,6 +179,8 @@ def initial_network(recipe: Recipe, settings: TrainingSettings) -> nn.Module:
         parameters["deep_supervision"] = True
     torch.manual_seed(settings.seed)
     network = build_network(spec.kind, parameters)
+    if recipe.regions:
+        expect_rarely(network, len(recipe.regions))
     if settings.initial:
         folder = find(settings.initial)
         fill(network, read_tensors(folder.files["model"]), folder.name)
