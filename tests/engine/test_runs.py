@@ -90,7 +90,7 @@ def test_a_session_that_cannot_fit_is_refused_before_it_starts_and_the_others_fi
     cohort = bench(2)
     cohort.add_head("big", 9, size=160)
     out = cohort.root / "out"
-    result = cohort.run(out, "--memory-gb", "0.95")  # 50 MiB beside the worker itself
+    result = cohort.run(out, "--memory-gb", "0.9")  # 21 MiB beside the worker itself
     assert result.returncode == 1, result.stderr
     assert "sub-big failed [CHI-RES-001]" in result.stderr
     assert "2 done (0 before), 1 failed" in result.stdout
