@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -85,7 +86,9 @@ def on_full_grid(mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def run(work: Path, *, n_training: int, n_held_out: int, n_seeds: int, steps: int | None) -> dict[str, object]:
+def run(
+    work: Path, out: Path, *, n_training: int, n_held_out: int, n_seeds: int, steps: int | None
+) -> dict[str, object]:
     recipe = load_recipe(RECIPE)
     settings = read_settings(recipe.training, name=recipe.name)
     if steps:
@@ -109,18 +112,34 @@ def run(work: Path, *, n_training: int, n_held_out: int, n_seeds: int, steps: in
             for name, pairs in found.items()
         },
     }
+    write(report, out)
     brains = [on_full_grid((np.load(case.image) != 0).any(axis=0)) for case in held_out]
     chance = chance_dice(whole_tumour(training, recipe), whole_tumour(held_out, recipe), brains)
+    report["chance"] = {name: round(float(values.mean()), 4) for name, values in chance.guesses.items()}
+    write(report, out)
     by_seed = []
     for seed in range(n_seeds):
         permuted = settings.model_copy(update={"control": "permuted-labels", "seed": 100 + seed})
         network, _, _ = train(training, recipe, permuted, work / f"negative-{seed}")
         by_seed.append([pair[0] for pair in scores(network, held_out, recipe)["WT"]])
-    if by_seed:
         report["negative"] = asdict(negative_control(np.mean(by_seed, axis=0), chance))
         report["negative_dice_by_seed"] = [round(float(np.mean(s)), 4) for s in by_seed]
-    report["chance"] = {name: round(float(values.mean()), 4) for name, values in chance.guesses.items()}
+        write(report, out)
     return report
+
+
+def write(report: dict[str, object], out: Path) -> None:
+    """Write what is known so far: a run that is stopped leaves the controls that it finished."""
+    report["machine"] = {
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_average_1_5_15": os.getloadavg(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "monai", "numpy")},
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def main() -> int:
@@ -134,19 +153,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as work:
         report = run(
             Path(work),
+            arguments.out,
             n_training=arguments.training,
             n_held_out=arguments.held_out,
             n_seeds=arguments.seeds,
             steps=arguments.steps,
         )
-    report["machine"] = {
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "monai", "numpy")},
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
     passed = report["positive"]["passed"] and report.get("negative", {}).get("passed", True)
     return 0 if passed else 1

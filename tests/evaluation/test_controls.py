@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -54,3 +57,16 @@ def test_nothing_to_guess_from_is_refused() -> None:
         chance_dice([], blobs(1, 0), BRAINS[:1])
     with pytest.raises(ValueError, match="2 held-out masks and 12 brains"):
         chance_dice(blobs(1, 0), blobs(2, 0), BRAINS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_tiny_swin_unetr_finds_phantom_tumours_and_permuted_labels_teach_it_nothing(
+    tmp_path: Path, repository: Path
+) -> None:
+    spec = importlib.util.spec_from_file_location("controls_brats", repository / "benchmarks" / "controls_brats.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    report = benchmark.run(tmp_path, tmp_path / "out.json", n_training=32, n_held_out=12, n_seeds=1, steps=None)
+    assert report["positive"]["passed"], report["positive"]
+    assert report["negative"]["passed"], report["negative"]
