@@ -16,6 +16,8 @@ from ..engine.stage import Context, Stage
 from ..engine.weights import find
 from ..recipes import Recipe
 from .items import LabelMeasure, Measured, Written
+from .prepare_channels import reference_channel
+from .read_channels import MASK_CHANNEL
 
 SUFFIX_FOLDER = "anat"
 
@@ -104,9 +106,14 @@ class Write(Stage):
         }
 
     def _dicom_seg(self, item: Measured, stem: Path) -> list[Path]:
-        first = item.labelled.case.session.channel(next(iter(item.labelled.case.channels)))
-        if first is None or first.kind != "dicom" or not item.labelled.labels.any():
-            return []  # highdicom refuses a segmentation without one segment pixel; the NIfTI says that it is empty
+        case = item.labelled.case
+        # Labels lie on the grid of the first channel or, after `--prepare`, of the reference channel.
+        read = [name for name in self.recipe.channels if name != MASK_CHANNEL and case.session.channel(name)]
+        first = case.session.channel(reference_channel(read) if case.target is not None else next(iter(case.channels)))
+        if first is None or first.kind != "dicom":
+            return []
+        if not item.labelled.labels.any():
+            return []  # a segmentation object without one segment voxel is not valid; the NIfTI says that it is empty
         from ...data.dicom_seg import write_segmentation
 
         path = stem.with_name(f"{stem.name}_desc-{self.desc}_dseg.dcm")
