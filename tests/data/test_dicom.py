@@ -202,3 +202,16 @@ def test_pixels_of_public_files_equal_pydicoms(name: str, tmp_path: Path) -> Non
         copies.append(tmp_path / f"{index}.dcm")
     values = read_series(copies).values
     np.testing.assert_array_equal(values[:, :, 0].T, wanted)
+
+
+def test_a_public_enhanced_series_lies_where_highdicom_says() -> None:
+    store = pytest.importorskip("data_store", reason="the package pydicom-data is not installed")
+    highdicom = pytest.importorskip("highdicom")
+    path = Path(store.__file__).parent / "data" / "eCT_Supplemental.dcm"
+    wanted = highdicom.imread(path).get_volume()
+    volume = read_series([path])
+    for k, r, c in [(0, 0, 0), (1, 300, 200), (1, 511, 511)]:
+        ras = LPS_TO_RAS @ wanted.affine @ [k, r, c, 1]
+        index = np.rint(np.linalg.inv(volume.grid.affine) @ ras).astype(int)[:3]
+        np.testing.assert_allclose(volume.grid.affine @ [*index, 1], ras, atol=1e-3)
+        assert volume.values[tuple(index)] == pytest.approx(wanted.array[k, r, c])
