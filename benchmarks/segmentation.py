@@ -31,7 +31,11 @@ from safetensors.torch import save_file
 
 ROI, OVERLAP, BLEND = (96, 96, 96), 0.5, "gaussian"
 NETWORK = {"in_channels": 4, "out_channels": 4, "feature_size": 12}
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 RESULTS = Path(__file__).parent / "results" / "segmentation.json"
 RECIPE = """
 recipe: 1
@@ -70,7 +74,11 @@ def make_weights(folder: Path) -> Path:
     target.mkdir(parents=True)
     network = SwinUNETR(**NETWORK)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, target / "model.safetensors")
-    card = {"kind": "swin-unetr", "parameters": {**NETWORK, "merging": "current"}, "channels": ["flair", "t1ce", "t1", "t2"]}
+    card = {
+        "kind": "swin-unetr",
+        "parameters": {**NETWORK, "merging": "current"},
+        "channels": ["flair", "t1ce", "t1", "t2"],
+    }
     (target / "config.json").write_text(json.dumps({**card, "foreground_crop": "not validated"}))
     (target / "README.md").write_text("Random weights for a speed benchmark.\n")
     return target / "model.safetensors"
@@ -80,7 +88,9 @@ def run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Wall and CPU seconds of a process tree, and its peak resident bytes (sampled every 50 ms)."""
     before = os.times()
     start = time.monotonic()
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     peak = 0
     stop = threading.Event()
 
@@ -136,7 +146,12 @@ def main() -> None:
 
 def measure(scratch: Path, arguments: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str, Any]:
     """Interleave the four programs and put their medians side by side."""
-    cohort, weights, recipe, network = scratch / "in", make_weights(scratch / "weights"), scratch / "bench.yaml", scratch / "network.json"
+    cohort, weights, recipe, network = (
+        scratch / "in",
+        make_weights(scratch / "weights"),
+        scratch / "bench.yaml",
+        scratch / "network.json",
+    )
     make_cohort(cohort, arguments.patients, shape)
     recipe.write_text(RECIPE)
     network.write_text(json.dumps({"network": NETWORK, "roi": ROI, "overlap": OVERLAP, "blend": BLEND}))
@@ -145,7 +160,21 @@ def measure(scratch: Path, arguments: argparse.Namespace, shape: tuple[int, int,
     rest = [str(weights), "--config", str(network), "--device", arguments.device]
 
     def ours(out: Path, mode: str) -> list[str]:
-        return [sys.executable, "-m", "chiasm", "run", str(recipe), str(cohort), str(out), "--threads", "1", "--mode", mode, "--device", arguments.device]
+        return [
+            sys.executable,
+            "-m",
+            "chiasm",
+            "run",
+            str(recipe),
+            str(cohort),
+            str(out),
+            "--threads",
+            "1",
+            "--mode",
+            mode,
+            "--device",
+            arguments.device,
+        ]
 
     programs: dict[str, Any] = {
         "monai-script": lambda out: ([*peer, str(out), *rest], one_thread),
@@ -160,7 +189,12 @@ def measure(scratch: Path, arguments: argparse.Namespace, shape: tuple[int, int,
             runs[name].append(run(*program(out)))
             sys.stderr.write(f"{name} {repeat}: {runs[name][-1]}\n")
     reference = labels(scratch / "monai-script-0", "**/*_seg.nii.gz")
-    equal = {name: agreement(labels(scratch / f"{name}-0", "**/*_dseg.nii.gz" if "chiasm" in name else "**/*_seg.nii.gz"), reference) for name in programs}
+    equal = {
+        name: agreement(
+            labels(scratch / f"{name}-0", "**/*_dseg.nii.gz" if "chiasm" in name else "**/*_seg.nii.gz"), reference
+        )
+        for name in programs
+    }
     median = {name: {key: statistics.median(r[key] for r in rs) for key in rs[0]} for name, rs in runs.items()}
     base, tuned = median["monai-script"], median["monai-tuned"]
     summary = {
@@ -174,8 +208,16 @@ def measure(scratch: Path, arguments: argparse.Namespace, shape: tuple[int, int,
         }
         for name, values in median.items()
     }
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
-    command = f"python benchmarks/segmentation.py --patients {arguments.patients} --repeats {arguments.repeats} --device {arguments.device}" + (" --full" if arguments.full else "")
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    command = (
+        f"python benchmarks/segmentation.py --patients {arguments.patients} --repeats {arguments.repeats} --device {arguments.device}"
+        + (" --full" if arguments.full else "")
+    )
     return {"command": command, "shape": shape, "machine": machine, "summary": summary, "runs": runs}
 
 

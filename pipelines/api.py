@@ -55,7 +55,9 @@ class Predictor:
         self.recipe, self.plan = recipe, plan
         self._components, self._pipeline = components, pipeline
 
-    def __call__(self, patient: str | Path | Mapping[str, NDArray[Any]] | NDArray[Any], affine: Affine | None = None) -> Segmentation:
+    def __call__(
+        self, patient: str | Path | Mapping[str, NDArray[Any]] | NDArray[Any], affine: Affine | None = None
+    ) -> Segmentation:
         """Segment one patient.
 
         Parameters
@@ -90,10 +92,17 @@ class Predictor:
 
     def _session(self, patient: Any, affine: Affine | None, scratch: Path) -> Session:
         if isinstance(patient, str | Path):
-            rules = {name: ChannelRule(suffixes=c.suffixes, keywords=c.keywords, optional=c.optional) for name, c in self.recipe.channels.items()}
+            rules = {
+                name: ChannelRule(suffixes=c.suffixes, keywords=c.keywords, optional=c.optional)
+                for name, c in self.recipe.channels.items()
+            }
             sessions = discover(Path(patient), rules)
             if len(sessions) != 1:
-                raise InputError("CHI-IN-084", f"chiasm.load takes one patient at a time, and {len(sessions)} were found.", "Use chiasm run for a cohort.")
+                raise InputError(
+                    "CHI-IN-084",
+                    f"chiasm.load takes one patient at a time, and {len(sessions)} were found.",
+                    "Use chiasm run for a cohort.",
+                )
             return sessions[0]
         return self._from_arrays(patient, affine, scratch)
 
@@ -106,7 +115,11 @@ class Predictor:
         missing = [n for n, c in self.recipe.channels.items() if n not in arrays and not c.optional]
         if missing or affine is None:
             what = f"channels {', '.join(missing)}" if missing else "the affine"
-            raise RecipeError("CHI-RC-023", f"{what} missing.", f"Give every channel ({', '.join(names)}) and affine=, voxel to RAS+ mm.")
+            raise RecipeError(
+                "CHI-RC-023",
+                f"{what} missing.",
+                f"Give every channel ({', '.join(names)}) and affine=, voxel to RAS+ mm.",
+            )
         recordings: list[Recording] = []
         for name, values in arrays.items():
             array = np.asarray(values)
@@ -116,7 +129,14 @@ class Predictor:
         return Session(patient="array", recordings=tuple(recordings))
 
 
-def load(recipe: str | Path, *, weights: str | Path | None = None, device: str = "cpu", threads: int | None = None, seed: int = 0) -> Predictor:
+def load(
+    recipe: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    seed: int = 0,
+) -> Predictor:
     """Load a pipeline by recipe name or file.
 
     Parameters
@@ -146,4 +166,3 @@ def load(recipe: str | Path, *, weights: str | Path | None = None, device: str =
         torch.set_num_threads(threads)
     plan = Plan(device=device, seed=seed, threads=torch.get_num_threads(), batch_size=1 if device == "cpu" else 4)
     return Predictor(loaded, plan, load_components(loaded, device), build_pipeline(loaded, RunOptions()))
-

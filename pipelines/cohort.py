@@ -51,7 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe)
     _check_folders(arguments.source, arguments.out)
     if arguments.executor != "local":
-        raise ToolError("CHI-TL-001", f"the executor '{arguments.executor}' is not part of this version.", "Use --executor local, with --shard i/n on a cluster.")
+        raise ToolError(
+            "CHI-TL-001",
+            f"the executor '{arguments.executor}' is not part of this version.",
+            "Use --executor local, with --shard i/n on a cluster.",
+        )
     cohort = _gather(recipe, arguments)
     out, work = cohort.request.out, cohort.request.work
     if arguments.level == "group":
@@ -74,7 +78,9 @@ def _run_locked(cohort: _Cohort) -> int:
     try:
         decisions = plan_work(cohort.sessions, cohort.request, ledger)
         todo = sum(d.verdict != "skip" for d in decisions)
-        say(f"{len(decisions)} sessions: {todo} to run, {len(decisions) - todo} finished before. Recipe '{cohort.recipe.name}'.")
+        say(
+            f"{len(decisions)} sessions: {todo} to run, {len(decisions) - todo} finished before. Recipe '{cohort.recipe.name}'."
+        )
 
         def executor() -> Executor:
             return LocalExecutor(cohort.settings)
@@ -95,10 +101,13 @@ def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _gather(recipe: Recipe, arguments: argparse.Namespace) -> _Cohort:
     rules = {
-        name: ChannelRule(suffixes=spec.suffixes, keywords=spec.keywords, optional=spec.optional) for name, spec in recipe.channels.items()
+        name: ChannelRule(suffixes=spec.suffixes, keywords=spec.keywords, optional=spec.optional)
+        for name, spec in recipe.channels.items()
     }
     sessions = select(
-        discover(arguments.source, rules, manifest=arguments.manifest), participants=arguments.participant_label, shard=arguments.shard
+        discover(arguments.source, rules, manifest=arguments.manifest),
+        participants=arguments.participant_label,
+        shard=arguments.shard,
     )
     options = RunOptions(
         probabilities=arguments.probabilities,
@@ -127,7 +136,9 @@ def _gather(recipe: Recipe, arguments: argparse.Namespace) -> _Cohort:
     return _Cohort(recipe, request, _worker_settings(recipe, options, identity, arguments), sessions)
 
 
-def _worker_settings(recipe: Recipe, options: RunOptions, identity: Identity, arguments: argparse.Namespace) -> list[WorkerSettings]:
+def _worker_settings(
+    recipe: Recipe, options: RunOptions, identity: Identity, arguments: argparse.Namespace
+) -> list[WorkerSettings]:
     devices = devices_of(arguments.device, arguments.workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allowed = int(arguments.memory_gb * 2**30) if arguments.memory_gb else int(SHARE_OF_FREE_MEMORY * available_bytes())
@@ -171,7 +182,11 @@ def devices_of(text: str, workers: int) -> list[str]:
     kind, _, numbers = text.partition(":")
     if kind == "cuda" and (not numbers or all(part.isdigit() for part in numbers.split(","))):
         return [f"cuda:{int(part)}" for part in (numbers or "0").split(",")]
-    raise RecipeError("CHI-RC-022", f"'{text}' is not a device.{did_you_mean(text, ['cpu', 'cuda', 'mps', 'all', 'auto'])}", "Use auto, cpu, mps, cuda:0, cuda:0,1 or all.")
+    raise RecipeError(
+        "CHI-RC-022",
+        f"'{text}' is not a device.{did_you_mean(text, ['cpu', 'cuda', 'mps', 'all', 'auto'])}",
+        "Use auto, cpu, mps, cuda:0, cuda:0,1 or all.",
+    )
 
 
 def has_bfloat16(device: str) -> bool:
@@ -188,7 +203,9 @@ def has_bfloat16(device: str) -> bool:
 def _check_folders(source: Path, out: Path) -> None:
     if out == source or (out.is_relative_to(source) and "derivatives" not in out.relative_to(source).parts):
         raise RecipeError(
-            "CHI-RC-021", "the output folder is the input folder, or lies inside it.", f"Choose another, such as {source.name}/derivatives/chiasm or a folder beside it."
+            "CHI-RC-021",
+            "the output folder is the input folder, or lies inside it.",
+            f"Choose another, such as {source.name}/derivatives/chiasm or a folder beside it.",
         )
 
 
@@ -209,15 +226,24 @@ def _dry_run(cohort: _Cohort) -> int:
     seconds = ledger.mean_seconds(cohort.request.identity.recipe) if ledger else None
     if ledger:
         ledger.close()
-    estimate = f"about {seconds * len(rows) / len(cohort.settings) / 60:.1f} min from earlier sessions" if seconds else "unknown before the first session"
-    say(f"\n{len(rows)} sessions, {len(cohort.settings)} worker(s) on {', '.join(s.plan.device for s in cohort.settings)}; time: {estimate}. Nothing was run.")
+    estimate = (
+        f"about {seconds * len(rows) / len(cohort.settings) / 60:.1f} min from earlier sessions"
+        if seconds
+        else "unknown before the first session"
+    )
+    say(
+        f"\n{len(rows)} sessions, {len(cohort.settings)} worker(s) on {', '.join(s.plan.device for s in cohort.settings)}; time: {estimate}. Nothing was run."
+    )
     return 0
 
 
 def _show(result: RunResult, cohort: _Cohort) -> None:
     records = sorted(result.records, key=lambda record: (record.status != "failed", record.key))
     columns = list(dict.fromkeys(name for record in records for name in record.row))[:6]
-    rows = [[r.key, r.status, *[_cell(r.row.get(name)) for name in columns], r.code or "; ".join(r.flags)[:60]] for r in records[:40]]
+    rows = [
+        [r.key, r.status, *[_cell(r.row.get(name)) for name in columns], r.code or "; ".join(r.flags)[:60]]
+        for r in records[:40]
+    ]
     say()
     say(table(["session", "status", *columns, "note"], rows))
     if len(records) > len(rows):
@@ -237,4 +263,3 @@ def _cell(value: float | str | None) -> str:
     if value is None:
         return "n/a"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
-

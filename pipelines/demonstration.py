@@ -49,7 +49,11 @@ def mni152_t1() -> Path:
     except ModuleNotFoundError:
         path = Path()
     if not path.is_file():
-        raise ToolError("CHI-TL-002", "the package nilearn, which carries the MNI152 image, is not installed.", "pip install nilearn")
+        raise ToolError(
+            "CHI-TL-002",
+            "the package nilearn, which carries the MNI152 image, is not installed.",
+            "pip install nilearn",
+        )
     return path
 
 

@@ -66,7 +66,9 @@ class SpaceSpec(_Model):
 class WindowsSpec(_Model):
     """Sliding windows, in voxels of the model space."""
 
-    size: tuple[Annotated[int, Field(ge=16, le=512)], Annotated[int, Field(ge=16, le=512)], Annotated[int, Field(ge=16, le=512)]] = (96, 96, 96)
+    size: tuple[
+        Annotated[int, Field(ge=16, le=512)], Annotated[int, Field(ge=16, le=512)], Annotated[int, Field(ge=16, le=512)]
+    ] = (96, 96, 96)
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     blend: Literal["gaussian", "constant"] = "gaussian"
 
@@ -109,7 +111,11 @@ class Recipe(_Model):
         if self.space.crop == "mask" and "mask" not in self.components and "mask" not in self.channels:
             wrong.append("space.crop: 'mask' needs a component or a channel called mask")
         known = set(self.labels.values()) | {region.name for region in self.regions}
-        wrong += [f"plausible_ml.{name}: not a label or region of this recipe" for name in self.plausible_ml if name not in known]
+        wrong += [
+            f"plausible_ml.{name}: not a label or region of this recipe"
+            for name in self.plausible_ml
+            if name not in known
+        ]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -177,9 +183,13 @@ def parse_recipe(text: str, *, name: str) -> Recipe:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError("CHI-RC-004", f"recipe '{name}' is not plain YAML{line}: {reason}.", "Correct that line.") from None
+        raise RecipeError(
+            "CHI-RC-004", f"recipe '{name}' is not plain YAML{line}: {reason}.", "Correct that line."
+        ) from None
     if not isinstance(tree, Mapping):
-        raise RecipeError("CHI-RC-004", f"recipe '{name}' is not a mapping of fields.", "See configs/brain-tissue.yaml for the form.")
+        raise RecipeError(
+            "CHI-RC-004", f"recipe '{name}' is not a mapping of fields.", "See configs/brain-tissue.yaml for the form."
+        )
     try:
         return Recipe.model_validate({"name": name, **tree})
     except ValidationError as error:
@@ -192,9 +202,15 @@ def _text(name_or_file: str | Path) -> tuple[str, str]:
         try:
             data = path.read_bytes()[: MAX_RECIPE_BYTES + 1]
         except OSError as error:
-            raise RecipeError("CHI-RC-003", f"recipe file '{path.name}' cannot be read: {error.strerror}.", "Check the path.") from None
+            raise RecipeError(
+                "CHI-RC-003", f"recipe file '{path.name}' cannot be read: {error.strerror}.", "Check the path."
+            ) from None
         if len(data) > MAX_RECIPE_BYTES:
-            raise RecipeError("CHI-RC-004", f"recipe '{path.name}' is larger than {MAX_RECIPE_BYTES} bytes.", "A recipe is a short text.")
+            raise RecipeError(
+                "CHI-RC-004",
+                f"recipe '{path.name}' is larger than {MAX_RECIPE_BYTES} bytes.",
+                "A recipe is a short text.",
+            )
         try:
             return path.stem, data.decode("utf-8")
         except UnicodeDecodeError:
@@ -202,7 +218,11 @@ def _text(name_or_file: str | Path) -> tuple[str, str]:
     names = recipe_names()
     if str(name_or_file) not in names:
         near = did_you_mean(str(name_or_file), names)
-        raise RecipeError("CHI-RC-003", f"there is no recipe '{name_or_file}'.{near}", f"Give a .yaml file, or one of: {', '.join(names)}.")
+        raise RecipeError(
+            "CHI-RC-003",
+            f"there is no recipe '{name_or_file}'.{near}",
+            f"Give a .yaml file, or one of: {', '.join(names)}.",
+        )
     return str(name_or_file), resources.files("chiasm.configs").joinpath(f"{name_or_file}.yaml").read_text("utf-8")
 
 

@@ -117,7 +117,9 @@ def test_the_installed_wheel_imports_every_package_and_reads_every_recipe(instal
     home = installed.parents[1]
     assert [file for file in answer["where"] if not Path(file).is_relative_to(home)] == []
     assert set(answer["recipes"]) == {path.name for path in (ROOT / "configs").glob("*.yaml")}
-    recipes = {name: keys for name, keys in answer["recipes"].items() if name != "weights.yaml"}  # a list of checkpoints
+    recipes = {
+        name: keys for name, keys in answer["recipes"].items() if name != "weights.yaml"
+    }  # a list of checkpoints
     assert recipes
     assert {name for name, keys in recipes.items() if not {"recipe", "pipeline", "title"} <= set(keys)} == set()
 

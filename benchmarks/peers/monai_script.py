@@ -59,7 +59,12 @@ def main() -> None:
             AsDiscreted(keys="pred", argmax=True),
             # data_root_dir: with the defaults every patient is written to the same file
             SaveImaged(
-                keys="pred", output_dir=arguments.out, output_postfix="seg", data_root_dir=arguments.source, print_log=False, **dtype
+                keys="pred",
+                output_dir=arguments.out,
+                output_postfix="seg",
+                data_root_dir=arguments.source,
+                print_log=False,
+                **dtype,
             ),
         ]
     )
@@ -70,7 +75,12 @@ def main() -> None:
     with torch.no_grad():
         for batch in loader:
             batch["pred"] = sliding_window_inference(
-                batch["image"].to(arguments.device), settings["roi"], 1, network, overlap=settings["overlap"], mode=settings["blend"]
+                batch["image"].to(arguments.device),
+                settings["roi"],
+                1,
+                network,
+                overlap=settings["overlap"],
+                mode=settings["blend"],
             )
             for item in decollate_batch(batch):
                 after(item)

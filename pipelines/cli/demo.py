@@ -12,7 +12,9 @@ from ..console import say
 def register(subparsers: Any) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser("demo", help="segment a real MRI among a small cohort, one patient of it broken")
-    parser.add_argument("out", metavar="OUT", type=lambda text: Path(text).resolve(), help="a folder for input/ and output/")
+    parser.add_argument(
+        "out", metavar="OUT", type=lambda text: Path(text).resolve(), help="a folder for input/ and output/"
+    )
     parser.add_argument("--device", default="auto")
     parser.set_defaults(handler=_demo)
 

@@ -11,7 +11,20 @@ from typing import Any
 
 from ..console import say, table
 
-PACKAGES = ("torch", "monai", "nibabel", "pydicom", "highdicom", "numpy", "scipy", "safetensors", "transformers", "diffusers", "open_clip_torch", "librosa")
+PACKAGES = (
+    "torch",
+    "monai",
+    "nibabel",
+    "pydicom",
+    "highdicom",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "transformers",
+    "diffusers",
+    "open_clip_torch",
+    "librosa",
+)
 
 
 def register(subparsers: Any) -> None:
@@ -29,10 +42,22 @@ def _info(namespace: argparse.Namespace) -> int:
         return 0
     say(f"chiasm {facts['version']}, Python {facts['python']}")
     say()
-    rows = [[r["name"], r["pipeline"], "ready" if not r["missing"] else "needs weights: " + ", ".join(r["missing"]), r["title"]] for r in facts["recipes"]]
+    rows = [
+        [
+            r["name"],
+            r["pipeline"],
+            "ready" if not r["missing"] else "needs weights: " + ", ".join(r["missing"]),
+            r["title"],
+        ]
+        for r in facts["recipes"]
+    ]
     say(table(["recipe", "pipeline", "state", "title"], rows))
     say()
-    say(table(["package", "version"], [[name, version or "not installed"] for name, version in facts["packages"].items()]))
+    say(
+        table(
+            ["package", "version"], [[name, version or "not installed"] for name, version in facts["packages"].items()]
+        )
+    )
     say()
     for device in facts["devices"]:
         say(f"device {device['name']}: {device['description']}")
@@ -67,7 +92,9 @@ def _recipes() -> list[dict[str, Any]]:
                 present.append(weights)
             except WeightsError:
                 missing.append(weights)
-        found.append({"name": name, "title": recipe.title, "pipeline": recipe.pipeline, "present": present, "missing": missing})
+        found.append(
+            {"name": name, "title": recipe.title, "pipeline": recipe.pipeline, "present": present, "missing": missing}
+        )
     return found
 
 
@@ -80,17 +107,24 @@ def _version(package: str) -> str | None:
 
 def _visible_devices() -> list[dict[str, str]]:
     gpus = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    listed = [{"name": f"cuda:{index}", "description": "NVIDIA device file present; --devices asks torch"} for index in range(len(gpus))]
+    listed = [
+        {"name": f"cuda:{index}", "description": "NVIDIA device file present; --devices asks torch"}
+        for index in range(len(gpus))
+    ]
     return [{"name": "cpu", "description": platform.processor() or platform.machine()}, *listed]
 
 
 def _torch_devices() -> list[dict[str, str]]:
     import torch
 
-    listed = [{"name": "cpu", "description": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}]
+    listed = [
+        {"name": "cpu", "description": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
+    ]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        listed.append({"name": f"cuda:{index}", "description": f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"})
+        listed.append(
+            {"name": f"cuda:{index}", "description": f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"}
+        )
     if torch.backends.mps.is_available():
         listed.append({"name": "mps", "description": "Apple Metal"})
     return listed

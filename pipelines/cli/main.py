@@ -28,7 +28,9 @@ EPILOG = "exit codes: 0 ok, 1 some failed, 2 usage or recipe, 3 no valid input, 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; the arguments of `command` only (None: of none), since each command's module is imported for them."""
-    parser = argparse.ArgumentParser(prog="chiasm", description="From patients' recordings to results, with controls.", epilog=EPILOG)
+    parser = argparse.ArgumentParser(
+        prog="chiasm", description="From patients' recordings to results, with controls.", epilog=EPILOG
+    )
     parser.add_argument("--version", action="version", version=f"chiasm {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():

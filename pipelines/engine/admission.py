@@ -54,7 +54,10 @@ def available_bytes() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         limits.append(max(0, soft - psutil.Process().memory_info().vms))
-    for limit_name, used_name in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         try:
             text = (Path("/sys/fs/cgroup") / limit_name).read_text().strip()
             used = int((Path("/sys/fs/cgroup") / used_name).read_text())

@@ -60,7 +60,9 @@ def shard_of(session: Session, n_shards: int) -> int:
     return zlib.crc32(session.patient.encode()) % n_shards + 1
 
 
-def select(sessions: Sequence[Session], *, participants: Sequence[str] = (), shard: tuple[int, int] = (1, 1)) -> list[Session]:
+def select(
+    sessions: Sequence[Session], *, participants: Sequence[str] = (), shard: tuple[int, int] = (1, 1)
+) -> list[Session]:
     """Keep the sessions of a shard and of the participants asked for.
 
     Raises
@@ -71,11 +73,19 @@ def select(sessions: Sequence[Session], *, participants: Sequence[str] = (), sha
     wanted = {label.removeprefix("sub-") for label in participants}
     missing = wanted - {session.patient for session in sessions}
     if missing:
-        raise InputError("CHI-IN-071", f"no such participant in the input: {', '.join(sorted(missing))}.", "Labels are the folder names without 'sub-'.")
+        raise InputError(
+            "CHI-IN-071",
+            f"no such participant in the input: {', '.join(sorted(missing))}.",
+            "Labels are the folder names without 'sub-'.",
+        )
     index, total = shard
     kept = [s for s in sessions if (not wanted or s.patient in wanted) and shard_of(s, total) == index]
     if not kept and total == 1:
-        raise InputError("CHI-IN-060", "there is no session in the input.", "See the page 'Cohorts' for the layouts that are recognised.")
+        raise InputError(
+            "CHI-IN-060",
+            "there is no session in the input.",
+            "See the page 'Cohorts' for the layouts that are recognised.",
+        )
     return kept
 
 
@@ -115,7 +125,15 @@ def run_cohort(
             result.skipped += 1
             result.records.append(decision.record)
     log = RunLog(request.out)
-    log.write({"event": "start", "sessions": len(decisions), "todo": len(todo), "recipe": request.identity.recipe, "version": request.identity.version})
+    log.write(
+        {
+            "event": "start",
+            "sessions": len(decisions),
+            "todo": len(todo),
+            "recipe": request.identity.recipe,
+            "version": request.identity.version,
+        }
+    )
     for decision in todo:
         clear_leftovers(decision.session, request.out, decision, request.identity.recipe_name)
     running = executor()
@@ -151,4 +169,3 @@ def failure_line(record: PatientRecord) -> str:
     """Return the one line that the terminal shows for a failed session."""
     where = f" {record.file}:" if record.file else ""
     return f"{record.key} failed [{record.code}]{where} {record.message} {record.remedy}".rstrip()
-

@@ -52,7 +52,9 @@ def decide(session: Session, out: Path, identity: Identity, ledger: Ledger, *, r
         problems = session.problems[0].code if session.problems else ""
         same = hashes == record.inputs and (not session.problems or problems == record.code)
         if same and not differences(record, identity):
-            return Decision(session=session, verdict="skip", reason=f"failed before ({record.code}), file unchanged", record=record)
+            return Decision(
+                session=session, verdict="skip", reason=f"failed before ({record.code}), file unchanged", record=record
+            )
         return Decision(session=session, verdict="run", reason="failed before, changed since", record=record)
     changed = differences(record, identity)
     if hashes != record.inputs:
@@ -108,5 +110,3 @@ def clear_leftovers(session: Session, out: Path, decision: Decision, recipe_name
             target = (out / name).resolve()
             if target.is_relative_to((out / session.folder).resolve()):
                 target.unlink(missing_ok=True)
-
-

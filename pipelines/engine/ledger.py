@@ -38,7 +38,9 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             raise _unusable(error) from None
 
-    def finished(self, key: str, recipe: str, *, status: str, code: str, attempts: int, seconds: float, peak_rss: int) -> None:
+    def finished(
+        self, key: str, recipe: str, *, status: str, code: str, attempts: int, seconds: float, peak_rss: int
+    ) -> None:
         """Note the end of a session."""
         row = (key, recipe, status, code, attempts, seconds, peak_rss, time.time())
         try:

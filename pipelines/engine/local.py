@@ -147,7 +147,9 @@ class LocalExecutor(Executor):
                 log({"event": "stall", "pid": worker.process.pid})
                 yield from self._bury(worker, queue, log, code="CHI-RES-004")
 
-    def _hear(self, worker: _Worker, queue: deque[WorkItem], log: Callable[[dict[str, Any]], None]) -> Iterator[Outcome]:
+    def _hear(
+        self, worker: _Worker, queue: deque[WorkItem], log: Callable[[dict[str, Any]], None]
+    ) -> Iterator[Outcome]:
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
@@ -164,14 +166,23 @@ class LocalExecutor(Executor):
                     _, key, record, seconds, peak_rss, tries = message
                     item = worker.held.pop(key)
                     attempts = item.attempt + 1
-                    yield Outcome(key=key, record=record, seconds=seconds, peak_rss=peak_rss, attempts=attempts, tries=tuple(tries))
+                    yield Outcome(
+                        key=key,
+                        record=record,
+                        seconds=seconds,
+                        peak_rss=peak_rss,
+                        attempts=attempts,
+                        tries=tuple(tries),
+                    )
         except (EOFError, OSError):
             yield from self._bury(worker, queue, log, code="CHI-RES-003")
             return
         if not worker.process.is_alive():
             yield from self._bury(worker, queue, log, code="CHI-RES-003")
 
-    def _bury(self, worker: _Worker, queue: deque[WorkItem], log: Callable[[dict[str, Any]], None], *, code: str) -> Iterator[Outcome]:
+    def _bury(
+        self, worker: _Worker, queue: deque[WorkItem], log: Callable[[dict[str, Any]], None], *, code: str
+    ) -> Iterator[Outcome]:
         """Replace a worker that died or hung; put back what it held, and give up on what died `MAX_DEATHS` times."""
         worker.end()
         exit_code = worker.process.exitcode
@@ -180,7 +191,9 @@ class LocalExecutor(Executor):
             self._early_deaths += 1
             if self._early_deaths >= MAX_DEATHS:
                 raise ResourceError(
-                    "CHI-RES-005", f"workers end before they are ready (exit code {exit_code}).", "Look into the run's log; often memory is too small."
+                    "CHI-RES-005",
+                    f"workers end before they are ready (exit code {exit_code}).",
+                    "Look into the run's log; often memory is too small.",
                 )
         index = self._workers.index(worker)
         self._workers[index] = _Worker(worker.settings)
@@ -198,10 +211,16 @@ class LocalExecutor(Executor):
 def death_error(code: str, exit_code: int | None) -> ChiasmError:
     """Say what ended a worker."""
     if code == "CHI-RES-004":
-        return ResourceError(code, f"no progress for {STALL_S:.0f} s, {MAX_DEATHS} times; the worker was ended.", "Check the disk and the network share.")
+        return ResourceError(
+            code,
+            f"no progress for {STALL_S:.0f} s, {MAX_DEATHS} times; the worker was ended.",
+            "Check the disk and the network share.",
+        )
     cause = "it was killed, often for lack of memory" if exit_code in (-9, 137) else f"exit code {exit_code}"
     return ResourceError(
-        "CHI-RES-003", f"the worker died each of {MAX_DEATHS} times that it ran this session ({cause}).", "Try a machine with more memory, or fewer --workers."
+        "CHI-RES-003",
+        f"the worker died each of {MAX_DEATHS} times that it ran this session ({cause}).",
+        "Try a machine with more memory, or fewer --workers.",
     )
 
 

@@ -56,7 +56,9 @@ class FolderLock:
         except OSError:
             os.close(self._descriptor)
             raise FolderBusy(
-                "CHI-RES-021", "another run is writing to this output folder.", "Wait for it to end; it keeps what it has done."
+                "CHI-RES-021",
+                "another run is writing to this output folder.",
+                "Wait for it to end; it keeps what it has done.",
             ) from None
 
     def release(self) -> None:

@@ -45,7 +45,9 @@ def failed_record(session: Session, error: ChiasmError, plan: Plan, settings: Wo
         **_common(session, plan, settings),
     )
     try:
-        outputs = {_relative(path, settings.out): sha256_of_file(path) for path in _failed_page(session, record, settings)}
+        outputs = {
+            _relative(path, settings.out): sha256_of_file(path) for path in _failed_page(session, record, settings)
+        }
         record = PatientRecord(**{**record.__dict__, "outputs": outputs})
         record.write(record_path(settings.out, session, settings.identity.recipe_name))
     except (ChiasmError, OSError):
@@ -82,7 +84,13 @@ def _failed_page(session: Session, record: PatientRecord, settings: WorkerSettin
         status="failed",
         error=ReportError(code=record.code, message=record.message, remedy=record.remedy, file=record.file),
         notices=settings.recipe.notices,
-        provenance={"inputs": record.inputs, "recipe": record.recipe, "version": record.version, "weights": record.weights, "plan": record.plan},
+        provenance={
+            "inputs": record.inputs,
+            "recipe": record.recipe,
+            "version": record.version,
+            "weights": record.weights,
+            "plan": record.plan,
+        },
         methods=settings.recipe.methods,
         citations=settings.recipe.citations,
     )

@@ -46,7 +46,12 @@ def legs_of(pipeline: Pipeline) -> list[Leg]:
     legs: list[Leg] = []
     for stage in pipeline.stages:
         previous = legs[-1] if legs else None
-        if previous and previous.device == stage.device and not isinstance(stage, BatchedStage) and not previous.batched:
+        if (
+            previous
+            and previous.device == stage.device
+            and not isinstance(stage, BatchedStage)
+            and not previous.batched
+        ):
             legs[-1] = Leg(previous.device, [*previous.stages, stage])
         else:
             legs.append(Leg(stage.device, [stage]))

@@ -192,7 +192,9 @@ class _Worker:
             return error
         if is_out_of_memory(error):
             return ResourceError(
-                "CHI-RES-002", "memory ran out, also with smaller batches and windows.", "Run it on a machine with more memory, or lower --workers."
+                "CHI-RES-002",
+                "memory ran out, also with smaller batches and windows.",
+                "Run it on a machine with more memory, or lower --workers.",
             )
         frames = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
         self.send("log", {"event": "internal-error", "type": type(error).__name__, "frames": frames})

@@ -6,11 +6,11 @@ import errno
 import json
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 

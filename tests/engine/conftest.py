@@ -40,7 +40,19 @@ class Bench:
     store: Path
 
     def command(self, out: Path, *options: str) -> list[str]:
-        base = [sys.executable, "-m", "chiasm", "run", str(self.recipe), str(self.source), str(out), "--threads", "1", "--device", "cpu"]
+        base = [
+            sys.executable,
+            "-m",
+            "chiasm",
+            "run",
+            str(self.recipe),
+            str(self.source),
+            str(out),
+            "--threads",
+            "1",
+            "--device",
+            "cpu",
+        ]
         return [*base, *options]
 
     @property
@@ -49,7 +61,13 @@ class Bench:
 
     def run(self, out: Path, *options: str, **settings: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            self.command(out, *options), env=self.environment, capture_output=True, text=True, timeout=240, check=False, **settings
+            self.command(out, *options),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            **settings,
         )
 
     def add_head(self, patient: str, seed: int, size: int = 24) -> None:
@@ -99,4 +117,3 @@ def bench(tmp_path: Path, tiny_store: Path) -> Callable[[int], Bench]:
         return Bench(tmp_path, source, recipe, tiny_store)
 
     return make
-

@@ -15,7 +15,9 @@ from chiasm.pipelines.engine.ledger import Ledger
 from chiasm.pipelines.engine.lock import FolderLock
 from chiasm.pipelines.engine.records import PatientRecord, hash_inputs, record_path
 
-IDENTITY = Identity(recipe_name="r", recipe="a", options="o", version="1", weights={"network": "w"}, device="cpu", mode="exact")
+IDENTITY = Identity(
+    recipe_name="r", recipe="a", options="o", version="1", weights={"network": "w"}, device="cpu", mode="exact"
+)
 
 
 @pytest.fixture
@@ -60,14 +62,23 @@ def test_a_done_session_is_skipped(session: Session, ledger: Ledger, tmp_path: P
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"recipe": "b"}, "recipe"), ({"weights": {"network": "v"}}, "weights"), ({"options": "p"}, "options"), ({"version": "2"}, "code version")],
+    [
+        ({"recipe": "b"}, "recipe"),
+        ({"weights": {"network": "v"}}, "weights"),
+        ({"options": "p"}, "options"),
+        ({"version": "2"}, "code version"),
+    ],
 )
-def test_a_changed_computation_is_named(session: Session, ledger: Ledger, tmp_path: Path, change: dict[str, object], named: str) -> None:
+def test_a_changed_computation_is_named(
+    session: Session, ledger: Ledger, tmp_path: Path, change: dict[str, object], named: str
+) -> None:
     write_record(session, tmp_path / "out")
     assert verdict(session, tmp_path / "out", ledger, **change) == ("changed", f"{named} changed")
 
 
-def test_a_changed_input_is_noticed_although_the_hash_was_cached(session: Session, ledger: Ledger, tmp_path: Path) -> None:
+def test_a_changed_input_is_noticed_although_the_hash_was_cached(
+    session: Session, ledger: Ledger, tmp_path: Path
+) -> None:
     write_record(session, tmp_path / "out")
     assert verdict(session, tmp_path / "out", ledger)[0] == "skip"
     session.recordings[0].files[0].write_bytes(b"other voxels")
@@ -80,7 +91,9 @@ def test_a_done_session_whose_output_is_gone_runs_again(session: Session, ledger
     assert verdict(session, tmp_path / "out", ledger)[0] == "run"
 
 
-def test_an_input_error_is_tried_again_only_when_the_file_changed_or_on_request(session: Session, ledger: Ledger, tmp_path: Path) -> None:
+def test_an_input_error_is_tried_again_only_when_the_file_changed_or_on_request(
+    session: Session, ledger: Ledger, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     write_record(session, out, status="failed", code="CHI-IN-005")
     assert verdict(session, out, ledger)[0] == "skip"
@@ -94,7 +107,9 @@ def test_a_resource_error_is_always_tried_again(session: Session, ledger: Ledger
     assert verdict(session, tmp_path / "out", ledger)[0] == "run"
 
 
-def test_changed_sessions_are_refused_with_the_list_unless_update(session: Session, ledger: Ledger, tmp_path: Path) -> None:
+def test_changed_sessions_are_refused_with_the_list_unless_update(
+    session: Session, ledger: Ledger, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     write_record(session, out)
     request = RunRequest(out=out, work=tmp_path, title="t", identity=replace(IDENTITY, recipe="b"))
@@ -104,7 +119,9 @@ def test_changed_sessions_are_refused_with_the_list_unless_update(session: Sessi
     assert plan_work([session], replace(request, update=True), ledger)[0].verdict == "changed"
 
 
-def test_leftovers_of_a_killed_run_and_old_outputs_are_cleared(session: Session, ledger: Ledger, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_and_old_outputs_are_cleared(
+    session: Session, ledger: Ledger, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     write_record(session, out, outputs={"sub-01/x.txt": "0", "../../in/t1.nii": "0"})
     (out / "sub-01" / ".y.nii.gz.123.tmp").write_bytes(b"half")

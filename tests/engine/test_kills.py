@@ -35,7 +35,7 @@ def disturb(cohort: Any, *, kills: int, seed: int) -> None:
     undisturbed = cohort.root / "undisturbed"
     assert cohort.run(undisturbed).returncode == 0
     out = cohort.root / "out"
-    rng = random.Random(seed)  # noqa: S311 - a seed, not a secret
+    rng = random.Random(seed)
     left = kills
     while left:
         left -= one_run(cohort, out, rng, left)
@@ -52,7 +52,9 @@ def disturb(cohort: Any, *, kills: int, seed: int) -> None:
 def one_run(cohort: Any, out: Path, rng: random.Random, left: int) -> int:
     """Start the driver, kill at random moments, and return how many kills were spent."""
     spent = 0
-    driver = subprocess.Popen(cohort.command(out), env=cohort.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    driver = subprocess.Popen(
+        cohort.command(out), env=cohort.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     try:
         while driver.poll() is None and spent < left:
             time.sleep(rng.uniform(0.0, 1.5) if spent else rng.uniform(1.0, 4.0))

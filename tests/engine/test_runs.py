@@ -52,7 +52,12 @@ def test_ctrl_c_stops_at_once_keeps_what_is_done_and_says_how_to_go_on(bench: Ma
     cohort = bench(30)
     out = cohort.root / "out"
     running = subprocess.Popen(
-        cohort.command(out), env=cohort.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        cohort.command(out),
+        env=cohort.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     wait_for(lambda: len(list(out.glob("sub-*/*_record.json"))) >= 2)
     os.killpg(running.pid, signal.SIGINT)
@@ -99,7 +104,9 @@ def test_a_session_that_cannot_fit_is_refused_before_it_starts_and_the_others_fi
 def test_two_drivers_on_one_output_one_wins(bench: MakeBench) -> None:
     cohort = bench(20)
     out = cohort.root / "out"
-    first = subprocess.Popen(cohort.command(out), env=cohort.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        cohort.command(out), env=cohort.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: (out / ".chiasm" / "tiny-1of1.lock").exists())
     second = cohort.run(out)
     first.communicate(timeout=120)

@@ -79,7 +79,9 @@ class Last(Stage):
         return item
 
 
-def run_all(stages: list[Stage], values: list[Any], *, batch_size: int = 4, budget: int = 100, each: int = 1) -> list[Flow]:
+def run_all(
+    stages: list[Stage], values: list[Any], *, batch_size: int = 4, budget: int = 100, each: int = 1
+) -> list[Flow]:
     finished: list[Flow] = []
     scheduler = Scheduler(Pipeline("test", stages), budget, finished.append)
     for value in values:

@@ -33,7 +33,11 @@ def flow(plan: Plan, tries: list[str], *, alone: bool = False) -> Flow:
 
 def test_the_ladder_halves_the_batch_then_the_window_then_goes_to_the_cpu() -> None:
     steps = Plan(device="cuda:0", batch_size=4).ladder()
-    assert [(s.device, s.batch_size, s.window_scale) for s in steps] == [("cuda:0", 2, 1.0), ("cuda:0", 1, 0.5), ("cpu", 1, 1.0)]
+    assert [(s.device, s.batch_size, s.window_scale) for s in steps] == [
+        ("cuda:0", 2, 1.0),
+        ("cuda:0", 1, 0.5),
+        ("cpu", 1, 1.0),
+    ]
     assert [(s.device, s.batch_size, s.window_scale) for s in Plan(batch_size=1).ladder()] == [("cpu", 1, 0.5)]
 
 
@@ -57,7 +61,10 @@ def test_a_coded_error_is_final_and_a_foreign_one_of_a_shared_batch_is_tried_alo
     ("error", "is_memory"),
     [
         (MemoryError(), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
         (RuntimeError("shape mismatch"), False),
         (ValueError("out of memory"), False),
     ],

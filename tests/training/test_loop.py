@@ -54,9 +54,13 @@ def network(seed: int = 0) -> nn.Module:
     return nn.Sequential(layers, nn.Dropout(0.1))
 
 
-def run(out: Path, source: Cubes | None = None, *, until: int | None = None, workers: int = 0, **more: object) -> Outcome:
+def run(
+    out: Path, source: Cubes | None = None, *, until: int | None = None, workers: int = 0, **more: object
+) -> Outcome:
     out.mkdir(exist_ok=True)
-    return train_network(network(), source or Cubes(), settings(**more), out, how=HowToRun(until=until, workers=workers))
+    return train_network(
+        network(), source or Cubes(), settings(**more), out, how=HowToRun(until=until, workers=workers)
+    )
 
 
 def curve(out: Path) -> list[tuple[int, float, float]]:

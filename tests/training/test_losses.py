@@ -17,7 +17,9 @@ def test_dice_ce_equals_the_formula_by_hand() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 4, 4, 4), torch.randint(0, 3, (2, 4, 4, 4))
     probability, target = logits.softmax(1), F.one_hot(labels, 3).movedim(-1, 1).float()
-    dices = [2 * (probability[:, k] * target[:, k]).sum() / (probability[:, k].sum() + target[:, k].sum()) for k in (1, 2)]
+    dices = [
+        2 * (probability[:, k] * target[:, k]).sum() / (probability[:, k].sum() + target[:, k].sum()) for k in (1, 2)
+    ]
     expected = 1 - sum(dices) / 2 + F.cross_entropy(logits, labels)
     assert float(class_loss(logits, labels)) == pytest.approx(float(expected), abs=1e-4)
 
