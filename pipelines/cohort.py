@@ -231,9 +231,8 @@ def _dry_run(cohort: _Cohort) -> int:
         if seconds
         else "unknown before the first session"
     )
-    say(
-        f"\n{len(rows)} sessions, {len(cohort.settings)} worker(s) on {', '.join(s.plan.device for s in cohort.settings)}; time: {estimate}. Nothing was run."
-    )
+    devices = ", ".join(s.plan.device for s in cohort.settings)
+    say(f"\n{len(rows)} sessions, {len(cohort.settings)} worker(s) on {devices}; time: {estimate}. Nothing was run.")
     return 0
 
 

@@ -23,7 +23,10 @@ COMMANDS = {
     "info": "show pipelines, versions, devices and weights",
     "demo": "segment a real MRI among a small cohort, one patient of it broken",
 }
-EPILOG = "exit codes: 0 ok, 1 some failed, 2 usage or recipe, 3 no valid input, 70 internal, 75 stopped (resumable), 126 weights missing, 127 tool missing"
+EPILOG = (
+    "exit codes: 0 ok, 1 some failed, 2 usage or recipe, 3 no valid input, 70 internal, 75 stopped (resumable), "
+    "126 weights missing, 127 tool missing"
+)
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:

@@ -148,7 +148,8 @@ def run_cohort(
                     attempts=outcome.attempts, seconds=outcome.seconds, peak_rss=outcome.peak_rss,
                 )  # fmt: skip
                 log.write({
-                    "event": "end", "session": log.pseudonym(record.key), "status": record.status, "code": record.code, "seconds": outcome.seconds,
+                    "event": "end", "session": log.pseudonym(record.key), "status": record.status,
+                    "code": record.code, "seconds": outcome.seconds,
                     "peak_rss": outcome.peak_rss, "attempts": outcome.attempts, "tries": list(outcome.tries),
                 })  # fmt: skip
                 progress.update(failed=failed)

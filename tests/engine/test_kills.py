@@ -98,5 +98,5 @@ def check_whole(out: Path) -> None:
 
 
 def unfinished(cohort: Any, out: Path) -> list[str]:
-    patients = sorted(os.listdir(cohort.source))
+    patients = sorted(path.name for path in cohort.source.iterdir())
     return [p for p in patients if not list((out / f"sub-{p}").glob("*_record.json"))]
