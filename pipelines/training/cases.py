@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...data.atomic import atomic_path, write_json
+from ...data.datasets import LabelledCase
 from ...data.errors import ChiasmError, InputError, SeveralErrors
 from ...data.geometry import Canonical, Crop, Resampling
 from ...data.nifti import read_volume
@@ -32,26 +33,6 @@ CODES: dict[str, str] = {
 }
 FOREGROUND_SAMPLES = 2048
 """Labelled voxels kept a case to centre patches on."""
-
-
-class LabelledCase(Protocol):
-    """What a data set gives for each case."""
-
-    @property
-    def name(self) -> str:
-        """Unique in the data set; becomes a file name."""
-
-    @property
-    def patient(self) -> str:
-        """Cases of one patient are never split between folds."""
-
-    @property
-    def images(self) -> Mapping[str, Path]:
-        """Channel -> file."""
-
-    @property
-    def label(self) -> Path:
-        """The label map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +122,9 @@ def _stamp(files: Sequence[Path], recipe: Recipe) -> str:
 def _on_network_grid(
     case: LabelledCase, channels: Sequence[str], recipe: Recipe
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8], Grid]:
-    volumes = [read_volume(case.images[name], relative=case.images[name].name) for name in channels]
+    volumes = [
+        read_volume(case.images[name], index=case.volumes.get(name), relative=case.images[name].name) for name in channels
+    ]
     label = read_volume(case.label, relative=case.label.name)
     _check(case, [*volumes, label], recipe, label)
     canonical = Canonical.from_affine(label.grid.affine)

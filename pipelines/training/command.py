@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from ...data.atomic import write_json
-from ...data.errors import InputError, RecipeError, ResourceError
+from ...data.datasets import labelled_cases
+from ...data.errors import RecipeError, ResourceError
 from ...data.phantoms.label_maps import template_maps
+from ...data.recognition import ChannelRule
 from ..engine.components import build_network
 from ..engine.memory import keep_freed_memory
 from ..engine.tensors import fill, read_tensors, write_folder
@@ -33,7 +35,6 @@ from .validation import case_volumes, score_volumes
 CODES: dict[str, str] = {
     "CHI-RC-082": "The recipe trains on real cases and no data folder was given.",
     "CHI-RC-083": "The fold is neither a number nor 'all'.",
-    "CHI-IN-138": "No labelled case was found in the data folder.",
     "CHI-RES-040": "The device asked for is not there.",
 }
 
@@ -116,14 +117,12 @@ def _from_generator(
 
 
 def _cases(data: Path, recipe: Recipe, out: Path) -> list[PreparedCase]:
-    from ...data.datasets import labelled_cases
-
-    found = labelled_cases(data)
-    if not found:
-        raise InputError(
-            "CHI-IN-138", "no labelled case was found.", "Give the root of a BraTS, nnU-Net raw or Decathlon data set."
-        )
-    return prepare_cases(found, recipe, out / "prepared")
+    rules = {
+        name: ChannelRule(suffixes=spec.suffixes, keywords=spec.keywords, optional=spec.optional)
+        for name, spec in recipe.channels.items()
+        if name != "mask"
+    }
+    return prepare_cases(labelled_cases(data, rules), recipe, out / "prepared")
 
 
 def _one_fold(
