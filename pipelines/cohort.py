@@ -210,14 +210,16 @@ def _check_folders(source: Path, out: Path) -> None:
 
 
 def _dry_run(cohort: _Cohort) -> int:
+    from .engine.footprint import plan_bytes
     from .engine.tasks import build_pipeline
 
     ledger = Ledger(cohort.request.work) if cohort.request.work.is_dir() else None
     settings = cohort.settings[0]
     pipeline = build_pipeline(cohort.recipe, settings.options)
+    activations = plan_bytes(cohort.recipe, settings.plan) if settings.plan.device == "cpu" else 0
     rows = []
     for session in cohort.sessions:
-        prediction = predict(session, pipeline, settings.plan)
+        prediction = predict(session, pipeline, activations)
         fits = "fits" if prediction.peak_bytes <= settings.limit_bytes else "too large"
         found = ", ".join(f"{r.channel or '?'} {r.relative}" for r in session.recordings) or "nothing"
         problem = session.problems[0].code if session.problems else fits

@@ -10,7 +10,6 @@ import psutil
 
 from ...data.errors import ChiasmError, ResourceError
 from ...data.patients import Session
-from .plan import Plan
 from .stage import Pipeline
 
 CODES = {
@@ -23,17 +22,33 @@ WORKER_BYTES = 900 * 1024**2
 
 @dataclass(frozen=True)
 class Prediction:
-    """Voxels of the largest recording, and the peak bytes that the session needs beside the worker itself."""
+    """What a session needs beside the worker itself.
+
+    Parameters
+    ----------
+    n_voxels : int
+        Of the largest recording.
+    session_bytes : int
+        The session's own arrays, at their peak.
+    network_bytes : int
+        Activations of one forward pass: shared by the sessions of a worker.
+    """
 
     n_voxels: int
-    peak_bytes: int
+    session_bytes: int
+    network_bytes: int = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """Both together."""
+        return self.session_bytes + self.network_bytes
 
 
-def predict(session: Session, pipeline: Pipeline, plan: Plan) -> Prediction:
+def predict(session: Session, pipeline: Pipeline, network_bytes: int = 0) -> Prediction:
     """Predict a session's peak memory from its headers; a file that cannot be read counts nothing (it fails later, by name)."""
     n_voxels = max((_voxels(recording.kind, recording.files) for recording in session.recordings), default=0)
     stages = max((stage.predict_bytes(n_voxels) for stage in pipeline.stages), default=0)
-    return Prediction(n_voxels, int(stages * (1.0 if plan.window_scale == 1.0 else 0.75)))
+    return Prediction(n_voxels, stages, network_bytes)
 
 
 def _voxels(kind: str, files: tuple[Path, ...]) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -30,6 +32,22 @@ STALL_S = 60.0
 STALL_CPU_S = 0.5
 
 
+@contextmanager
+def _thread_variables(threads: int) -> Iterator[None]:
+    """Set what a spawned process must find before it imports numpy or torch: their pools spin, and fight over the cores."""
+    wanted = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": str(threads)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 class _Worker:
     """The driver's view of one worker process."""
 
@@ -39,7 +57,8 @@ class _Worker:
         self.settings = settings
         self.connection: Connection = ours
         self.process: SpawnProcess = context.Process(target=worker_main, args=(theirs, settings), daemon=False)
-        self.process.start()
+        with _thread_variables(settings.plan.threads):
+            self.process.start()
         theirs.close()
         self.ready = False
         self.held: dict[str, WorkItem] = {}

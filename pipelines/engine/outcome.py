@@ -22,7 +22,7 @@ def done_record(session: Session, flow: Flow, settings: WorkerSettings) -> Patie
         row=dict(flow.value.row),
         flags=list(flow.context.flags),
         outputs=dict(sorted(flow.value.outputs.items())),
-        **_common(session, flow.context.plan, settings),
+        **_common(session, flow.context.plan, settings, flow.context.notes.get("inputs")),
     )
     record.write(record_path(settings.out, session, settings.identity.recipe_name))
     return record
@@ -55,13 +55,15 @@ def failed_record(session: Session, error: ChiasmError, plan: Plan, settings: Wo
     return record
 
 
-def _common(session: Session, plan: Plan, settings: WorkerSettings) -> dict[str, Any]:
+def _common(
+    session: Session, plan: Plan, settings: WorkerSettings, inputs: dict[str, str] | None = None
+) -> dict[str, Any]:
     identity = settings.identity
     return {
         "key": session.key,
         "patient": session.patient,
         "session": session.session,
-        "inputs": hash_inputs(session),
+        "inputs": hash_inputs(session) if inputs is None else inputs,
         "recipe": identity.recipe,
         "options": identity.options,
         "version": identity.version,

@@ -107,7 +107,7 @@ class _Worker:
         self.pipeline = build_pipeline(self.settings.recipe, self.settings.options)
         self.scheduler = Scheduler(
             self.pipeline,
-            budget_bytes=self.settings.limit_bytes,
+            budget_bytes=self.settings.limit_bytes - self.network_bytes(plan),
             finished=self.finished,
             cpu_threads=self.settings.cpu_threads,
             tick=lambda: self.send("tick"),
@@ -134,14 +134,13 @@ class _Worker:
 
     def begin(self, token: _Token, plan: Plan, *, alone: bool = False) -> None:
         session = token.item.session
-        prediction = predict(session, self.pipeline, plan)
+        prediction = predict(session, self.pipeline, self.network_bytes(plan))
         for smaller in plan.ladder():  # predicted, not tried: the first plan that fits
             if prediction.peak_bytes <= self.settings.limit_bytes:
                 break
-            if predict(session, self.pipeline, smaller).peak_bytes < prediction.peak_bytes:
-                plan, prediction = smaller, predict(session, self.pipeline, smaller)
+            plan, prediction = smaller, predict(session, self.pipeline, self.network_bytes(smaller))
         context = Context(components=self.components, plan=plan, out=self.settings.out)
-        flow = Flow(session, context, prediction.peak_bytes, token, alone=alone)
+        flow = Flow(session, context, prediction.session_bytes, token, alone=alone)
         try:
             check(prediction, self.settings.limit_bytes)
         except ResourceError as error:
@@ -171,6 +170,12 @@ class _Worker:
         peak = _peak_rss()
         flow.value = None
         self.send("end", session.key, record, round(seconds, 3), peak, token.tries)
+
+    def network_bytes(self, plan: Plan) -> int:
+        """Activations of one forward pass in main memory; on another device they are not there."""
+        from .footprint import plan_bytes
+
+        return plan_bytes(self.settings.recipe, plan) if plan.device == "cpu" else 0
 
     def next_plan(self, flow: Flow, error: BaseException) -> Plan | None:
         """Return the plan to try after `error`, or None where another try would not help."""

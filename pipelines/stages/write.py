@@ -94,6 +94,7 @@ class Write(Stage):
                 "Models": self._models(),
                 "Plan": context.plan.as_json(),
                 "Preparation": context.notes.get("preparation", []),
+                "QualityFlags": list(context.flags),
             },
         )
         return sidecar
