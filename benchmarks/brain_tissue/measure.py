@@ -32,7 +32,7 @@ from chiasm.pipelines.engine.weights import find, open_folder
 from chiasm.pipelines.evaluation.segmentation import dice
 from chiasm.pipelines.recipes import load_recipe
 from chiasm.pipelines.stages.normalise import normalise
-from chiasm.pipelines.training.generated import test_samples
+from chiasm.pipelines.training.generated import fixed_samples
 from chiasm.pipelines.training.settings import read_settings
 from chiasm.pipelines.training.validation import predict
 
@@ -84,7 +84,7 @@ def generated(segment: Segmenter, limit: int | None) -> dict:
     if limit:
         test = test.model_copy(update={"volumes": limit})
     scores, rows = defaultdict(list), []
-    for index, sample in enumerate(test_samples(template_maps(), generator, test)):
+    for index, sample in enumerate(fixed_samples(template_maps(), generator, test)):
         labels, truth = segment.on_model_grid(sample.image), sample.labels.numpy()
         one = {name: round(dice(labels == k, truth == k), 4) for k, name in TISSUES.items()}
         mean = float(np.mean(list(one.values())))

@@ -123,7 +123,8 @@ def _on_network_grid(
     case: LabelledCase, channels: Sequence[str], recipe: Recipe
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8], Grid]:
     volumes = [
-        read_volume(case.images[name], index=case.volumes.get(name), relative=case.images[name].name) for name in channels
+        read_volume(case.images[name], index=case.volumes.get(name), relative=case.images[name].name)
+        for name in channels
     ]
     label = read_volume(case.label, relative=case.label.name)
     _check(case, [*volumes, label], recipe, label)

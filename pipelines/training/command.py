@@ -25,7 +25,7 @@ from ..recipes import Recipe, load_recipe
 from .cases import CaseSource, PreparedCase, prepare_cases
 from .checkpoints import POINTER
 from .folds import held_out
-from .generated import GeneratedSource, test_volumes
+from .generated import GeneratedSource, fixed_volumes
 from .loop import EXIT_STOPPED, LOG, HowToRun, SampleSource, Validate, train_network
 from .picture import draw_loss
 from .prior import expect_rarely
@@ -112,7 +112,7 @@ def _from_generator(
     maps = template_maps()
     source = GeneratedSource(maps, generator, seed=settings.seed)
     fixed = generator.validation
-    validate = _validator(lambda: test_volumes(maps, generator, fixed), recipe, how.device) if fixed else None
+    validate = _validator(lambda: fixed_volumes(maps, generator, fixed), recipe, how.device) if fixed else None
     return _one_run(recipe, settings, source, place, how, validate, {"generated": True})
 
 

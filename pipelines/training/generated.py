@@ -32,7 +32,7 @@ class GeneratedSource:
         return made.image, made.labels
 
 
-def test_samples(maps: TissueMaps, settings: Generator, test: TestSet) -> Iterator[Sample]:
+def fixed_samples(maps: TissueMaps, settings: Generator, test: TestSet) -> Iterator[Sample]:
     """Yield the whole-brain volumes of the fixed test set, contrasts in turn."""
     ranges = replace(ranges_of(settings), separation=test.separation)
     for index in range(test.volumes):
@@ -47,9 +47,9 @@ def test_samples(maps: TissueMaps, settings: Generator, test: TestSet) -> Iterat
         )
 
 
-def test_volumes(
+def fixed_volumes(
     maps: TissueMaps, settings: Generator, test: TestSet
 ) -> Iterator[tuple[Tensor, NDArray[np.uint8], tuple[float, float, float]]]:
     """Yield the test set as `validation.score_volumes` wants it: image, labels, spacing."""
-    for sample in test_samples(maps, settings, test):
+    for sample in fixed_samples(maps, settings, test):
         yield sample.image, sample.labels.numpy().astype(np.uint8), (test.spacing_mm,) * 3

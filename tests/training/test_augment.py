@@ -31,7 +31,9 @@ def test_nothing_set_changes_nothing() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_outside_stays_zero_and_channels_change_apart(seed: int) -> None:
     image, labels = pair()
-    changed, _ = augment(image, labels, np.random.default_rng(seed), Augmentation(flip=0, scale=0.2, shift=0.3, noise=0))
+    changed, _ = augment(
+        image, labels, np.random.default_rng(seed), Augmentation(flip=0, scale=0.2, shift=0.3, noise=0)
+    )
     assert (changed[image == 0] == 0).all()
     ones = labels == 1
     assert changed[0][ones].std() < 1e-5

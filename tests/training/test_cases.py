@@ -40,7 +40,9 @@ def settings(**more: object) -> TrainingSettings:
 def case(tmp_path: Path) -> Callable[..., LabelledCase]:
     """Writes a case whose first channel tells the label: 1 + label inside a box, 0 outside; the second is noise."""
 
-    def write(name: str = "a", *, patient: str = "", affine: np.ndarray | None = None, **change: object) -> LabelledCase:
+    def write(
+        name: str = "a", *, patient: str = "", affine: np.ndarray | None = None, **change: object
+    ) -> LabelledCase:
         rng = np.random.default_rng(sum(name.encode()))
         labels = np.zeros((20, 18, 16), np.uint8)
         x, y, z = rng.integers(4, 9, 3)
@@ -150,7 +152,9 @@ def test_image_and_labels_of_a_patch_belong_together(
     case: Callable[..., LabelledCase], tmp_path: Path, patch: tuple[int, int, int]
 ) -> None:
     cases = prepare_cases([case("a"), case("b")], recipe(), tmp_path / "p")
-    source = CaseSource(cases, recipe(), settings(foreground=1.0, augmentation={"flip": 0.5, "scale": 0, "shift": 0, "noise": 0}))
+    source = CaseSource(
+        cases, recipe(), settings(foreground=1.0, augmentation={"flip": 0.5, "scale": 0, "shift": 0, "noise": 0})
+    )
     for index in range(10):
         image, labels = source.sample(index, Phase(steps=1, patch=patch))
         assert image.shape == (2, *patch)
@@ -169,7 +173,9 @@ def test_without_oversampling_some_patches_miss_the_label(case: Callable[..., La
 
 def test_regions_nest_as_the_recipe_says(case: Callable[..., LabelledCase], tmp_path: Path) -> None:
     cases = prepare_cases([case("a")], recipe(REGIONS), tmp_path / "p")
-    _, regions = CaseSource(cases, recipe(REGIONS), settings(foreground=1.0)).sample(0, Phase(steps=1, patch=(24, 24, 24)))
+    _, regions = CaseSource(cases, recipe(REGIONS), settings(foreground=1.0)).sample(
+        0, Phase(steps=1, patch=(24, 24, 24))
+    )
     labels = np.load(cases[0].labels)
     assert regions.shape == (2, 24, 24, 24)
     assert [int(r.sum()) for r in regions] == [int((labels > 0).sum()), int((labels == 2).sum())]

@@ -23,7 +23,8 @@ def test_the_order_of_the_cases_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patients", "fold", "code"), [(PATIENTS[:2], 0, "CHI-IN-132"), (PATIENTS, 3, "CHI-IN-133"), (PATIENTS, -1, "CHI-IN-133")]
+    ("patients", "fold", "code"),
+    [(PATIENTS[:2], 0, "CHI-IN-132"), (PATIENTS, 3, "CHI-IN-133"), (PATIENTS, -1, "CHI-IN-133")],
 )
 def test_what_cannot_be_split_is_a_coded_error(patients: list[str], fold: int, code: str) -> None:
     with pytest.raises(InputError) as caught:
