@@ -20,7 +20,7 @@ WORKSPACE = 1.3
 """Convolutions reorder their input and output into blocked layouts: measured peak over the tensors' own sum (docs/reliability.md)."""
 
 
-class _FusedAttention(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class _FusedAttention(TorchFunctionMode):
     """On a real device attention is fused and never holds the matrix of weights; on ``meta`` it would be spelled out."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
