@@ -28,7 +28,7 @@ bench: $(STAMP)
 lint: $(STAMP) .types/chiasm
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "make format"; exit 1; }
-	@PYTHONDONTWRITEBYTECODE=1 $(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo >/dev/null 2>&1 || { $(BIN)/lint-imports --no-logo; exit 1; }
 	@MYPYPATH=.types $(BIN)/mypy --no-error-summary -p chiasm
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 	@$(BIN)/python -m mkdocs build --strict --quiet
