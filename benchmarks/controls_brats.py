@@ -15,16 +15,17 @@ import platform
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from chiasm.data.datasets import LabelledCase
 from chiasm.data.phantoms.brats import CONTRASTS, write_brats
 from chiasm.data.phantoms.heads import Cohort
-from chiasm.pipelines.evaluation.controls import chance_dice, negative_control, positive_control
+from chiasm.pipelines.evaluation.controls import chance_dice, negative_control, positive_control, threshold_dice
 from chiasm.pipelines.evaluation.segmentation import brats_scores
 from chiasm.pipelines.recipes import Recipe, load_recipe
 from chiasm.pipelines.training.cases import CaseSource, PreparedCase, prepare_cases
@@ -38,20 +39,12 @@ BAR = 0.80
 GRID = {"shape": (64, 64, 64), "spacing_mm": 3.0}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    name: str
-    patient: str
-    images: dict[str, Path]
-    label: Path
-
-
 def phantoms(folder: Path, recipe: Recipe, *, patients: int, seed: int) -> list[PreparedCase]:
     names = write_brats(folder / "raw", Cohort(patients=patients, seed=seed, **GRID))
     cases = []
     for name in names:
         files = {suffix: folder / "raw" / name / f"{name}_{suffix}.nii.gz" for suffix in (*CONTRASTS, "seg")}
-        cases.append(Case(name=name, patient=name, label=files.pop("seg"), images=files))
+        cases.append(LabelledCase(name=name, patient=name, label=files.pop("seg"), images=files))
     return prepare_cases(cases, recipe, folder / "prepared")
 
 
@@ -76,6 +69,23 @@ def scores(network: torch.nn.Module, cases: list[PreparedCase], recipe: Recipe) 
 
 def whole_tumour(cases: list[PreparedCase], recipe: Recipe) -> list[np.ndarray]:
     return [on_full_grid(true_regions(np.load(case.labels), recipe)["WT"]) for case in cases]
+
+
+def thresholds(
+    training: list[PreparedCase], held_out: list[PreparedCase], recipe: Recipe
+) -> dict[str, dict[str, object]]:
+    """Held-out Dice of the best single cut a region; channel and cut are chosen on the training phantoms."""
+    found: dict[str, dict[str, object]] = {}
+    for region in ("WT", "TC", "ET"):
+        masks = [[true_regions(np.load(c.labels), recipe)[region] for c in group] for group in (training, held_out)]
+        best = (-1.0, "", np.zeros(0))
+        for number, channel in enumerate(recipe.channels):
+            images = [[np.load(c.image)[number].astype(np.float32) for c in group] for group in (training, held_out)]
+            own = float(np.mean(threshold_dice(images[0], masks[0], images[0], masks[0])[1]))
+            if own > best[0]:
+                best = (own, channel, threshold_dice(images[0], masks[0], images[1], masks[1])[1])
+        found[region] = {"channel": best[1], "dice": round(float(best[2].mean()), 4)}
+    return found
 
 
 def on_full_grid(mask: np.ndarray) -> np.ndarray:
@@ -112,6 +122,7 @@ def run(
             for name, pairs in found.items()
         },
     }
+    report["one_threshold_baseline"] = thresholds(training, held_out, recipe)
     write(report, out)
     brains = [on_full_grid((np.load(case.image) != 0).any(axis=0)) for case in held_out]
     chance = chance_dice(whole_tumour(training, recipe), whole_tumour(held_out, recipe), brains)

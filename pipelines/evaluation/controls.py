@@ -74,6 +74,29 @@ def chance_dice(training: Masks, held_out: Masks, brains: Masks) -> Chance:
     )
 
 
+def threshold_dice(
+    training: Sequence[NDArray[np.floating]],
+    training_masks: Masks,
+    held_out: Sequence[NDArray[np.floating]],
+    masks: Masks,
+) -> tuple[float, NDArray[np.float64]]:
+    """Score what needs no network: one cut on one channel, chosen on the training images.
+
+    A positive control that a cut passes too says that training runs, not that the network learnt more than brightness.
+
+    Returns
+    -------
+    cut : float
+    dice : ndarray, shape (N,)
+        By held-out patient.
+    """
+    low, high = min(float(i.min()) for i in training), max(float(i.max()) for i in training)
+    cuts = np.linspace(low, high, 100)
+    images = list(zip(training, training_masks, strict=True))
+    cut = float(max(cuts, key=lambda c: float(np.mean([_dice(image > c, mask) for image, mask in images]))))
+    return cut, np.array([_dice(image > cut, mask) for image, mask in zip(held_out, masks, strict=True)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a control says.

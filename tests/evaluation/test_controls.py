@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chiasm.pipelines.evaluation.controls import Chance, chance_dice, negative_control, positive_control
+from chiasm.pipelines.evaluation.controls import Chance, chance_dice, negative_control, positive_control, threshold_dice
 
 
 def blobs(n: int, seed: int) -> list[np.ndarray]:
@@ -50,6 +50,14 @@ def test_a_prior_passes_the_negative_control_and_a_network_that_sees_does_not() 
 def test_the_positive_control_passes_at_its_bar_and_not_below() -> None:
     assert positive_control(np.array([0.7, 0.9]), 0.8).passed
     assert not positive_control(np.array([0.7, 0.89]), 0.8).passed
+
+
+def test_a_cut_solves_bright_tumours_and_not_hidden_ones() -> None:
+    train, test = blobs(6, 0), blobs(4, 1)
+    noise = np.random.default_rng(2).normal(0, 0.1, (10, 20, 20, 20))
+    bright = [mask + n for mask, n in zip([*train, *test], noise, strict=True)]
+    assert threshold_dice(bright[:6], train, bright[6:], test)[1].min() > 0.99
+    assert threshold_dice(list(noise[:6]), train, list(noise[6:]), test)[1].max() < 0.2
 
 
 def test_nothing_to_guess_from_is_refused() -> None:
