@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from ...data.errors import ChiasmError, ResourceError, SeveralErrors
+from ...data.errors import ChiasmError, ResourceError
 from ...data.patients import Session
 from ..recipes import Recipe
 from .admission import check, predict
@@ -66,6 +66,9 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
         worker.load()
     except ChiasmError as error:
         worker.send("fatal", error)
+        return
+    except Exception as error:  # noqa: BLE001 - before the first patient there is no patient boundary yet
+        worker.send("fatal", worker.coded(error))
         return
     worker.run()
 
@@ -165,7 +168,7 @@ class _Worker:
                 flow.value = None
                 self.begin(token, again, alone=True)
                 return
-            record = failed_record(session, self.coded(error, flow), flow.context.plan, self.settings)
+            record = failed_record(session, self.coded(error), flow.context.plan, self.settings)
         seconds = time.monotonic() - flow.started if flow.started else 0.0
         peak = _peak_rss()
         flow.value = None
@@ -189,10 +192,8 @@ class _Worker:
         shared_batch = not flow.alone and not isinstance(error, ChiasmError)
         return replace(flow.context.plan) if shared_batch and isinstance(error, RuntimeError) else None
 
-    def coded(self, error: BaseException, flow: Flow) -> ChiasmError:
+    def coded(self, error: BaseException) -> ChiasmError:
         """Turn any exception into a coded one; the text of a foreign exception may identify a person, so only frames are logged."""
-        if isinstance(error, SeveralErrors):
-            return error
         if isinstance(error, ChiasmError):
             return error
         if is_out_of_memory(error):

@@ -78,7 +78,7 @@ def test_a_foreign_exception_becomes_an_internal_error_whose_text_stays_out_of_m
     try:
         raise ValueError("patient CANARY was here")
     except ValueError as error:
-        coded = one.coded(error, flow(Plan(), []))
+        coded = one.coded(error)
     assert coded.code == "CHI-INT-001"
     assert "CANARY" not in str(coded) + str(sent)
     assert "ValueError at test_worker.py:" in coded.message
