@@ -92,6 +92,9 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     parameters = {"in_channels": 1, "out_channels": 3, "channels": [4, 8], "convolutions": [1, 1]}
     network = UNet3d(UNet3dConfig(in_channels=1, out_channels=3, channels=(4, 8), convolutions=(1, 1)))
+    with torch.no_grad():  # the first guess of a fresh network is one label everywhere: equal trees would prove little
+        list(network.parameters())[-2].normal_()
+        list(network.parameters())[-1].zero_()
     save_file(dict(network.state_dict()), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"kind": "unet3d", "parameters": parameters, "channels": ["T1w"]}))
     return store
