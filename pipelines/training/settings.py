@@ -29,12 +29,14 @@ class Phase(_Block):
     """A stretch of steps with one patch size.
 
     `spacing_mm` is the range that generated samples draw their voxel size from; real cases come at the recipe's spacing.
+    `learning_rate` starts a new cosine from that peak, over this phase and those after it that set none.
     """
 
     steps: Annotated[int, Field(ge=1)]
     patch: Size
     batch: Annotated[int, Field(ge=1)] = 1
     spacing_mm: tuple[Positive, Positive] = (1.0, 1.0)
+    learning_rate: Positive | None = None
 
 
 class TestSet(_Block):
@@ -119,12 +121,26 @@ class TrainingSettings(_Block):
         return self.phases[-1], samples + (step - seen) * self.phases[-1].batch
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then half a cosine down to `final_share` of the peak."""
-        if step < self.warm_up_steps:
-            return self.learning_rate * (step + 1) / self.warm_up_steps
-        progress = (step - self.warm_up_steps) / max(1, self.steps - self.warm_up_steps)
+        """Learning rate of a step: linear warm-up, then half a cosine down to `final_share` of the peak, once a cycle."""
+        peak, first, last = self._cycle_at(step)
+        if first == 0:
+            if step < self.warm_up_steps:
+                return peak * (step + 1) / self.warm_up_steps
+            first = self.warm_up_steps
+        progress = (step - first) / max(1, last - first)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return self.learning_rate * (self.final_share + (1 - self.final_share) * cosine)
+        return peak * (self.final_share + (1 - self.final_share) * cosine)
+
+    def _cycle_at(self, step: int) -> tuple[float, int, int]:
+        """Return the peak rate of the cycle that holds a step, and the cycle's first step and the one after its last."""
+        peak, first, seen = self.phases[0].learning_rate or self.learning_rate, 0, 0
+        for phase in self.phases:
+            if phase.learning_rate is not None and seen:
+                if step < seen:
+                    break
+                peak, first = phase.learning_rate, seen
+            seen += phase.steps
+        return peak, first, seen
 
 
 def read_settings(block: Mapping[str, Any] | None, *, name: str) -> TrainingSettings:

@@ -28,6 +28,15 @@ def test_the_rate_warms_up_and_falls_to_its_final_share() -> None:
     assert s.rate_at(s.steps) == pytest.approx(0.1)
 
 
+def test_a_phase_with_a_rate_starts_a_cosine_and_leaves_the_steps_before_as_they_were() -> None:
+    more = [*PHASES, {"steps": 20, "patch": [8, 8, 8], "learning_rate": 0.4}, {"steps": 20, "patch": [8, 8, 8]}]
+    short, long = settings(warm_up_steps=3), settings(warm_up_steps=3, phases=more)
+    assert [long.rate_at(step) for step in range(15)] == [short.rate_at(step) for step in range(15)]
+    assert long.rate_at(15) == pytest.approx(0.4)
+    assert long.rate_at(35) == pytest.approx(0.4 * (0.01 + 0.99 * 0.5))
+    assert long.rate_at(55) == pytest.approx(0.4 * 0.01)
+
+
 def test_a_default_written_out_and_the_checkpoint_interval_do_not_change_the_identity() -> None:
     assert settings().identity == settings(ema=0.99, checkpoint_every=7).identity
     assert settings().identity != settings(ema=0.98).identity
