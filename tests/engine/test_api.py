@@ -40,7 +40,9 @@ def test_a_folder_a_file_and_arrays_give_the_labels_of_the_command_line(loaded: 
     assert by_array.label_names == {1: "one", 2: "two"}
 
 
-def test_a_cohort_and_arrays_without_an_affine_are_refused_with_what_to_do(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+def test_a_cohort_and_arrays_without_an_affine_are_refused_with_what_to_do(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
     cohort, segment = loaded
     cohort.add_head("p01", 1)
     with pytest.raises(InputError, match="one patient at a time, and 2 were found") as caught:
@@ -54,5 +56,3 @@ def test_other_weights_can_be_named_and_missing_ones_are_said(loaded: tuple[Any,
     cohort, _ = loaded
     with pytest.raises(WeightsError, match="nothing/here"):
         chiasm.load(cohort.recipe, weights="nothing/here")
-
-

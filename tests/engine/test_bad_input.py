@@ -89,16 +89,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 700 kB: the viewer's script alone does not fit."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)], check=False, capture_output=True
-    ).returncode == 0
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)], check=False, capture_output=True
+        ).returncode
+        == 0
+    )
     if not mounted:
         pytest.skip("a small file system can be mounted by root only")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_named_nothing_is_half_written_and_the_rerun_completes(bench: MakeBench, small_disk: Path) -> None:
+def test_a_full_disk_is_named_nothing_is_half_written_and_the_rerun_completes(
+    bench: MakeBench, small_disk: Path
+) -> None:
     cohort = bench(2)
     out = small_disk / "out"
     full = cohort.run(out, "--work-dir", str(cohort.root / "work"))
