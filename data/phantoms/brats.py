@@ -2,7 +2,9 @@
 
 A tumour is a blob in the white matter, its outline a thresholded smooth random field: a necrotic core (1) in an
 enhancing rim (4), in oedema (2) that follows the white matter and spares the ventricles. Oedema is bright in FLAIR
-and T2, the rim bright in contrast-enhanced T1, the core dark there. The mass displaces nothing: a simplification.
+and T2 and fades over some millimetres about its labelled border; the rim is bright in contrast-enhanced T1, the core
+dark there. How bright differs from patient to patient, and `mimics` puts in what is as bright and no tumour. The mass
+displaces nothing: a simplification.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from .heads import (
     write_nifti,
 )
 from .label_maps import CSF, GREY, WHITE, Draw, TissueMaps
+from .mimics import SIGNALS, mimics
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4
 """Labels of BraTS 2021 (2023 and later write 3 for the enhancing tumour)."""
@@ -63,14 +66,20 @@ class Tumours:
         Standard deviation of the outline, relative to the radius.
     without_rim : float
         Share of patients without enhancing tumour (an empty region, as in low-grade glioma).
+    contrast : tuple of float
+        Range over patients of the difference from white matter, relative to `MEANS`; drawn by part and contrast.
+    edge_mm : float
+        Standard deviation of the fading of the oedema about its border.
     strength : float
-        1: contrast as in `MEANS`; 0: tumours look like the white matter around them (a null cohort).
+        1: contrast as above; 0: oedema looks like the tissue around it, the core like white matter (a null cohort).
     """
 
     core_mm: tuple[float, float] = (9.0, 20.0)
     oedema: tuple[float, float] = (1.4, 2.1)
     roughness: float = 0.18
     without_rim: float = 0.05
+    contrast: tuple[float, float] = (0.65, 1.1)
+    edge_mm: float = 2.0
     strength: float = 1.0
 
     def __post_init__(self) -> None:
@@ -147,14 +156,35 @@ def patient(
     draw, tumours, scanner = cohort.draw(index), tumours or Tumours(), scanner or Scanner()
     tissue = brain(maps, draw, cohort.shape, cohort.spacing_mm)
     labels = plant(tissue, draw, cohort.spacing_mm, tumours)
-    painted = np.where(labels > 0, labels + _OFFSET, tissue).astype(np.uint8)
+    core = (labels == NECROSIS) | (labels == ENHANCING)
+    painted = np.where(core, labels + _OFFSET, tissue).astype(np.uint8)
+    oedema, patches = _oedema(tissue, labels, draw, cohort.spacing_mm, tumours)
+    others = mimics(np.where(core, 0, tissue).astype(np.uint8), draw, cohort.spacing_mm)
     images = {}
     for name in CONTRASTS:
         means = dict(MEANS[name])
         for label in (NECROSIS, OEDEMA, ENHANCING):
-            means[label + _OFFSET] = means[WHITE] + tumours.strength * (means[label + _OFFSET] - means[WHITE])
-        images[name] = paint(painted, means, draw, cohort.spacing_mm, scanner=scanner)
+            gain = tumours.strength * draw.uniform(*tumours.contrast)
+            means[label + _OFFSET] = means[WHITE] + gain * (means[label + _OFFSET] - means[WHITE])
+        added = oedema * (means[OEDEMA + _OFFSET] - means[WHITE])
+        added += patches * (means[ENHANCING + _OFFSET] - means[WHITE])
+        for kind, amount in others.items():
+            added += amount * SIGNALS[kind][name]
+        images[name] = paint(painted, means, draw, cohort.spacing_mm, scanner=scanner, added=added)
     return Patient(images, labels, tissue)
+
+
+def _oedema(
+    tissue: Labels, labels: Labels, draw: Draw, spacing_mm: float, tumours: Tumours
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the amount of oedema (about 0.5 at its border) and the patchiness of the rim (mean 0)."""
+    from scipy.ndimage import gaussian_filter
+
+    patchy = draw.smooth(1, tissue.shape, 10.0 / spacing_mm)[0].numpy()
+    amount = gaussian_filter((labels > 0).astype(np.float32), tumours.edge_mm / spacing_mm)
+    amount *= np.array([0.0, 0.0, 0.6, 1.0], dtype=np.float32)[tissue] * np.exp(0.25 * patchy)
+    amount[(labels == NECROSIS) | (labels == ENHANCING)] = 0.0
+    return amount, (0.3 * patchy * (labels == ENHANCING)).astype(np.float32)
 
 
 def write_brats(out: Path, cohort: Cohort, *, tumours: Tumours | None = None) -> list[str]:

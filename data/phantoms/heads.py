@@ -49,14 +49,17 @@ class Scanner:
     jitter : float
         Relative standard deviation of each tissue's mean from patient to patient.
     blur_mm : float
-        Gaussian point spread (partial volume at the borders).
+        Gaussian point spread of the head itself.
+    blur_voxels : float
+        Gaussian point spread that a voxel adds (partial volume); the default is as wide at half height as a voxel.
     """
 
     noise: float = 0.035
     bias: float = 0.08
-    texture: float = 0.03
+    texture: float = 0.04
     jitter: float = 0.05
     blur_mm: float = 0.7
+    blur_voxels: float = 0.42
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +148,7 @@ def paint(
     *,
     scanner: Scanner,
     stripped: bool = True,
+    added: NDArray[np.float32] | None = None,
 ) -> NDArray[np.int16]:
     """Turn labels into an image of one contrast.
 
@@ -158,6 +162,8 @@ def paint(
     scanner : Scanner
     stripped : bool
         Set everything outside the labels to exactly 0, as skull stripping does.
+    added : ndarray of float32, shape (X, Y, Z), optional
+        Signal on top of the means, in their unit.
 
     Returns
     -------
@@ -171,14 +177,20 @@ def paint(
     for label, mean in means.items():
         table[label] = mean * (1 + scanner.jitter * float(draw.scalars.standard_normal()))
     image = table[labels]
-    image *= 1 + scanner.texture * draw.smooth(1, shape, 12.0 / spacing_mm)[0].numpy()
-    image = gaussian_filter(image, scanner.blur_mm / spacing_mm)
-    bias = draw.smooth(1, shape, 80.0 / spacing_mm)[0].numpy()
-    image *= np.exp(scanner.bias * bias)
+    if added is not None:
+        image += added
+    # Variances of the two scales add up to one: `texture` and `bias` keep their meaning.
+    coarse, fine = (draw.smooth(1, shape, step / spacing_mm)[0].numpy() for step in (12.0, 4.0))
+    image *= 1 + scanner.texture * (0.8 * coarse + 0.6 * fine)
+    inside, sigma = labels > 0, float(np.hypot(scanner.blur_mm / spacing_mm, scanner.blur_voxels))
+    image = gaussian_filter(image, sigma)
+    if stripped:  # the brain was not surrounded by nothing when it was measured
+        image = image / np.maximum(gaussian_filter(inside.astype(np.float32), sigma), 0.05)
+    wide, near = (draw.smooth(1, shape, step / spacing_mm)[0].numpy() for step in (80.0, 40.0))
+    image *= np.exp(scanner.bias * (0.8 * wide + 0.6 * near))
     noise = scanner.noise * draw.normal(2, *shape).numpy()
     image = np.hypot(image + noise[0], noise[1])  # the magnitude of a complex signal: Rician
     image *= draw.uniform(400.0, 900.0)
-    inside = labels > 0
     image = np.where(inside, np.maximum(image, 1.0), 0.0 if stripped else image)
     return np.rint(np.minimum(image, 32767.0)).astype(np.int16)
 

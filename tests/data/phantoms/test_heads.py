@@ -20,7 +20,7 @@ def halves() -> np.ndarray:
     return labels
 
 
-CLEAN = Scanner(noise=0.0, bias=0.0, texture=0.0, jitter=0.0, blur_mm=0.01)
+CLEAN = Scanner(noise=0.0, bias=0.0, texture=0.0, jitter=0.0, blur_mm=0.01, blur_voxels=0.0)
 
 
 def test_a_clean_scanner_paints_the_means() -> None:
@@ -40,6 +40,24 @@ def test_the_background_is_zero_only_where_the_skull_is_stripped() -> None:
     stripped = paint(halves(), {1: 1.0, 2: 1.0}, Draw(0, 0), 1.0, scanner=scanner)
     assert ((stripped > 0) == (halves() > 0)).all()
     assert (paint(halves(), {1: 1.0, 2: 1.0}, Draw(0, 0), 1.0, scanner=scanner, stripped=False)[:3] > 0).mean() > 0.9
+
+
+def test_a_voxel_mixes_what_it_covers_and_the_stripped_rim_stays_bright() -> None:
+    def line(blur_voxels: float) -> np.ndarray:
+        scanner = Scanner(noise=0, bias=0, texture=0, jitter=0, blur_mm=0.01, blur_voxels=blur_voxels)
+        image = paint(halves(), {1: 0.5, 2: 1.0}, Draw(0, 0), 3.0, scanner=scanner).astype(float)
+        return image[16, 16] / image[16, 16, 20]
+
+    crisp, mixed = line(0.0), line(0.42)
+    assert crisp[15:17].tolist() == pytest.approx([0.5, 1.0], abs=0.01)
+    assert 0.52 < mixed[15] < mixed[16] < 0.98
+    assert mixed[[4, 27]].tolist() == pytest.approx([0.5, 1.0], abs=0.01)
+
+
+def test_added_signal_is_in_the_unit_of_the_means() -> None:
+    added = np.where(halves() == 1, 0.25, 0.0).astype(np.float32)
+    image = paint(halves(), {1: 0.5, 2: 1.0}, Draw(0, 0), 1.0, scanner=CLEAN, added=added).astype(float)
+    assert image[10, 10, 10] / image[10, 10, 20] == pytest.approx(0.75, abs=0.01)
 
 
 def test_disturbances_scale_together() -> None:
