@@ -210,3 +210,19 @@ def test_arguments_reach_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for wrong in (["train", "r", "/no/such/folder", "o"], ["train", "r", "-", "o", "--steps", "0"]):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
+
+
+def test_regions_focal_loss_and_deep_supervision_train_and_export_the_plain_network(
+    dataset: Path, tmp_path: Path
+) -> None:
+    text = REAL.replace(
+        "labels: {1: cube}", "regions: [{name: all, labels: [1], write: 1}, {name: same, labels: [1], write: 2}]"
+    )
+    text = text.replace("channels: [4, 6], convolutions: [1, 1]", "channels: [4, 4, 6], convolutions: [1, 1, 1]")
+    path = tmp_path / "regions.yaml"
+    path.write_text(text + "  loss: dice-focal\n  deep_supervision: true\n  precision: float32\n")
+    assert train(path, dataset, tmp_path / "out", device="cpu", fold="0") == 0
+    assert json.loads((tmp_path / "out" / "validation.json").read_text()).keys() >= {"dice_all", "dice_same"}
+    folder = open_folder(tmp_path / "out" / "weights")
+    assert not any("extra" in name for name in folder.entries())
+    load_component(load_recipe(path).components["network"], [folder], "cpu", exclusive=False)
