@@ -52,7 +52,7 @@ def one_run(cohort: Any, out: Path, rng: random.Random, left: int) -> int:
     """Start the driver, kill at random moments, and return how many kills were spent."""
     spent = 0
     driver = subprocess.Popen(
-        cohort.command(out), env=cohort.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        cohort.command(out), env=cohort.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         while driver.poll() is None and spent < left:
