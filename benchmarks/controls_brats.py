@@ -1,6 +1,6 @@
 """Positive and negative control of tumour segmentation on phantoms: tiny Swin UNETR, two cores, minutes.
 
-    python benchmarks/controls_brats.py [--seeds 3] [--out benchmarks/results/controls_brats.json]
+    python benchmarks/controls_brats.py [--seeds 3] [--workers 2] [--out benchmarks/results/controls_brats.json]
 
 Positive: trained on phantoms of one seed, whole-tumour Dice >= 0.80 on phantoms of another. Negative: the same training with
 each image given another patient's labels stays at the chance level (see `chiasm.pipelines.evaluation.controls`).
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -48,13 +51,47 @@ def phantoms(folder: Path, recipe: Recipe, *, patients: int, seed: int) -> list[
     return prepare_cases(cases, recipe, folder / "prepared")
 
 
-def train(
-    cases: list[PreparedCase], recipe: Recipe, settings: TrainingSettings, out: Path
-) -> tuple[torch.nn.Module, float, float]:
-    out.mkdir(parents=True)
+@dataclass(frozen=True)
+class Job:
+    """One network: trained on `training`, scored on `held_out`."""
+
+    name: str
+    training: list[PreparedCase]
+    held_out: list[PreparedCase]
+    recipe: Recipe
+    settings: TrainingSettings
+    out: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a job: (Dice, HD95) a region and patient, and the cost."""
+
+    name: str
+    scores: dict[str, list[tuple[float, float]]]
+    wall_s: float
+    cpu_s: float
+    parameters: int
+
+
+def work_on(job: Job) -> Trained:
+    job.out.mkdir(parents=True)
     wall, cpu = time.monotonic(), time.process_time()
-    outcome = train_network(initial_network(recipe, settings), CaseSource(cases, recipe, settings), settings, out)
-    return outcome.average, time.monotonic() - wall, time.process_time() - cpu
+    source = CaseSource(job.training, job.recipe, job.settings)
+    network = train_network(initial_network(job.recipe, job.settings), source, job.settings, job.out).average
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    parameters = sum(p.numel() for p in network.parameters())
+    return Trained(job.name, scores(network, job.held_out, job.recipe), wall, cpu, parameters)
+
+
+def finished(jobs: list[Job], workers: int) -> Iterator[Trained]:
+    """Yield what comes of the jobs in their order; more than one worker: one thread and one process a job."""
+    if workers == 1:
+        yield from map(work_on, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(work_on, jobs)
 
 
 def scores(network: torch.nn.Module, cases: list[PreparedCase], recipe: Recipe) -> dict[str, list[tuple[float, float]]]:
@@ -97,7 +134,14 @@ def on_full_grid(mask: np.ndarray) -> np.ndarray:
 
 
 def run(
-    work: Path, out: Path, *, n_training: int, n_held_out: int, n_seeds: int, steps: int | None
+    work: Path,
+    out: Path,
+    *,
+    n_training: int,
+    n_held_out: int,
+    n_seeds: int,
+    steps: int | None,
+    workers: int = 1,
 ) -> dict[str, object]:
     recipe = load_recipe(RECIPE)
     settings = read_settings(recipe.training, name=recipe.name)
@@ -105,38 +149,47 @@ def run(
         settings = settings.model_copy(update={"phases": (settings.phases[0].model_copy(update={"steps": steps}),)})
     training = phantoms(work / "training", recipe, patients=n_training, seed=1)
     held_out = phantoms(work / "held-out", recipe, patients=n_held_out, seed=2)
-    network, wall, cpu = train(training, recipe, settings, work / "positive")
-    found = scores(network, held_out, recipe)
-    positive = positive_control(np.array(found["WT"])[:, 0], BAR)
+    brains = [on_full_grid((np.load(case.image) != 0).any(axis=0)) for case in held_out]
+    chance = chance_dice(whole_tumour(training, recipe), whole_tumour(held_out, recipe), brains)
     report: dict[str, object] = {
         "recipe": recipe.name,
-        "network_parameters": sum(p.numel() for p in network.parameters()),
         "steps": settings.steps,
         "training_phantoms": n_training,
         "held_out_phantoms": n_held_out,
-        "training_wall_s": round(wall, 1),
-        "training_cpu_s": round(cpu, 1),
-        "positive": asdict(positive),
-        "positive_regions": {
-            name: dict(zip(("dice", "hd95_mm"), np.round(np.mean(pairs, axis=0), 4).tolist(), strict=True))
-            for name, pairs in found.items()
-        },
+        "workers": workers,
+        "one_threshold_baseline": thresholds(training, held_out, recipe),
+        "chance": {name: round(float(values.mean()), 4) for name, values in chance.guesses.items()},
     }
-    report["one_threshold_baseline"] = thresholds(training, held_out, recipe)
     write(report, out)
-    brains = [on_full_grid((np.load(case.image) != 0).any(axis=0)) for case in held_out]
-    chance = chance_dice(whole_tumour(training, recipe), whole_tumour(held_out, recipe), brains)
-    report["chance"] = {name: round(float(values.mean()), 4) for name, values in chance.guesses.items()}
-    write(report, out)
+    permuted = [settings.model_copy(update={"control": "permuted-labels", "seed": 100 + i}) for i in range(n_seeds)]
+    jobs = [
+        Job(name, training, held_out, recipe, chosen, work / name)
+        for name, chosen in [("positive", settings), *((f"negative-{i}", s) for i, s in enumerate(permuted))]
+    ]
     by_seed = []
-    for seed in range(n_seeds):
-        permuted = settings.model_copy(update={"control": "permuted-labels", "seed": 100 + seed})
-        network, _, _ = train(training, recipe, permuted, work / f"negative-{seed}")
-        by_seed.append([pair[0] for pair in scores(network, held_out, recipe)["WT"]])
-        report["negative"] = asdict(negative_control(np.mean(by_seed, axis=0), chance))
-        report["negative_dice_by_seed"] = [round(float(np.mean(s)), 4) for s in by_seed]
+    for done in finished(jobs, workers):
+        whole = np.array(done.scores["WT"])[:, 0]
+        if done.name == "positive":
+            report |= positive_report(done, whole)
+        else:
+            by_seed.append(whole)
+            report["negative"] = asdict(negative_control(np.mean(by_seed, axis=0), chance))
+            report["negative_dice_by_seed"] = [round(float(np.mean(s)), 4) for s in by_seed]
         write(report, out)
     return report
+
+
+def positive_report(done: Trained, whole: np.ndarray) -> dict[str, object]:
+    return {
+        "network_parameters": done.parameters,
+        "training_wall_s": round(done.wall_s, 1),
+        "training_cpu_s": round(done.cpu_s, 1),
+        "positive": asdict(positive_control(whole, BAR)),
+        "positive_regions": {
+            name: dict(zip(("dice", "hd95_mm"), np.round(np.mean(pairs, axis=0), 4).tolist(), strict=True))
+            for name, pairs in done.scores.items()
+        },
+    }
 
 
 def write(report: dict[str, object], out: Path) -> None:
@@ -159,6 +212,7 @@ def main() -> int:
     parser.add_argument("--training", type=int, default=40)
     parser.add_argument("--held-out", type=int, default=20)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--workers", type=int, default=1, help="networks trained at once, one thread each if above 1")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "controls_brats.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
@@ -169,6 +223,7 @@ def main() -> int:
             n_held_out=arguments.held_out,
             n_seeds=arguments.seeds,
             steps=arguments.steps,
+            workers=arguments.workers,
         )
     print(json.dumps(report, indent=2))
     passed = report["positive"]["passed"] and report.get("negative", {}).get("passed", True)

@@ -185,7 +185,7 @@ def paint(
     inside, sigma = labels > 0, float(np.hypot(scanner.blur_mm / spacing_mm, scanner.blur_voxels))
     image = gaussian_filter(image, sigma)
     if stripped:  # the brain was not surrounded by nothing when it was measured
-        image = image / np.maximum(gaussian_filter(inside.astype(np.float32), sigma), 0.05)
+        image /= np.maximum(gaussian_filter(inside.astype(np.float32), sigma), 0.05)
     wide, near = (draw.smooth(1, shape, step / spacing_mm)[0].numpy() for step in (80.0, 40.0))
     image *= np.exp(scanner.bias * (0.8 * wide + 0.6 * near))
     noise = scanner.noise * draw.normal(2, *shape).numpy()

@@ -69,7 +69,8 @@ def _lesions(tissue: Labels, ventricle: NDArray[np.bool_], draw: Draw, spacing_m
     if not white.any():
         return np.zeros(tissue.shape, dtype=np.float32)
     cut = np.quantile(score[white], 1.0 - share)
-    return (strongest * np.clip((score - cut) / 0.5 + 0.5, 0.0, 1.0) * white).astype(np.float32)
+    amount = strongest * np.clip((score - cut) / 0.5 + 0.5, 0.0, 1.0) * white
+    return np.asarray(amount, dtype=np.float32)
 
 
 def _vascular(tissue: Labels, ventricle: NDArray[np.bool_], depth: Field, draw: Draw, spacing_mm: float) -> Field:
