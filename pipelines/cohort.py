@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_locked(cohort: _Cohort) -> int:
     ledger = Ledger(cohort.request.work)
     signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGINT, _as_interrupt)  # a shell that starts us in the background has it ignored
     try:
         decisions = plan_work(cohort.sessions, cohort.request, ledger)
         todo = sum(d.verdict != "skip" for d in decisions)
