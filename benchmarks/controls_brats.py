@@ -1,6 +1,6 @@
 """Positive and negative control of tumour segmentation on phantoms: tiny Swin UNETR, two cores, minutes.
 
-    python benchmarks/controls_brats.py [--seeds 3] [--workers 2] [--out benchmarks/results/controls_brats.json]
+    python benchmarks/controls_brats.py [--seeds 3] [--workers 2] [--work DIR] [--out benchmarks/results/controls_brats.json]
 
 Positive: trained on phantoms of one seed, whole-tumour Dice >= 0.80 on phantoms of another. Negative: the same training with
 each image given another patient's labels stays at the chance level (see `chiasm.pipelines.evaluation.controls`).
@@ -32,6 +32,7 @@ from chiasm.pipelines.evaluation.controls import chance_dice, negative_control, 
 from chiasm.pipelines.evaluation.segmentation import brats_scores
 from chiasm.pipelines.recipes import Recipe, load_recipe
 from chiasm.pipelines.training.cases import CaseSource, PreparedCase, prepare_cases
+from chiasm.pipelines.training.checkpoints import POINTER
 from chiasm.pipelines.training.command import initial_network
 from chiasm.pipelines.training.loop import train_network
 from chiasm.pipelines.training.settings import TrainingSettings, read_settings
@@ -43,7 +44,12 @@ GRID = {"shape": (64, 64, 64), "spacing_mm": 3.0}
 
 
 def phantoms(folder: Path, recipe: Recipe, *, patients: int, seed: int) -> list[PreparedCase]:
-    names = write_brats(folder / "raw", Cohort(patients=patients, seed=seed, **GRID))
+    raw = folder / "raw"
+    if not (raw / "participants.tsv").exists():  # written last
+        write_brats(raw, Cohort(patients=patients, seed=seed, **GRID))
+    names = sorted(path.name for path in raw.iterdir() if path.is_dir())
+    if len(names) != patients:
+        raise SystemExit(f"{raw} holds {len(names)} phantoms, not {patients}: give an empty --work folder")
     cases = []
     for name in names:
         files = {suffix: folder / "raw" / name / f"{name}_{suffix}.nii.gz" for suffix in (*CONTRASTS, "seg")}
@@ -69,19 +75,29 @@ class Trained:
 
     name: str
     scores: dict[str, list[tuple[float, float]]]
+    timed_steps: int
     wall_s: float
     cpu_s: float
     parameters: int
 
 
 def work_on(job: Job) -> Trained:
-    job.out.mkdir(parents=True)
+    job.out.mkdir(parents=True, exist_ok=True)
+    pointer = job.out / POINTER
+    before = json.loads(pointer.read_text())["step"] if pointer.exists() else 0
     wall, cpu = time.monotonic(), time.process_time()
     source = CaseSource(job.training, job.recipe, job.settings)
-    network = train_network(initial_network(job.recipe, job.settings), source, job.settings, job.out).average
+    outcome = train_network(initial_network(job.recipe, job.settings), source, job.settings, job.out)
+    if not outcome.finished:
+        raise RuntimeError(
+            f"{job.name} was stopped at step {outcome.step} of {job.settings.steps}; --work goes on from it"
+        )
+    network = outcome.average
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     parameters = sum(p.numel() for p in network.parameters())
-    return Trained(job.name, scores(network, job.held_out, job.recipe), wall, cpu, parameters)
+    return Trained(
+        job.name, scores(network, job.held_out, job.recipe), job.settings.steps - before, wall, cpu, parameters
+    )
 
 
 def finished(jobs: list[Job], workers: int) -> Iterator[Trained]:
@@ -182,6 +198,7 @@ def run(
 def positive_report(done: Trained, whole: np.ndarray) -> dict[str, object]:
     return {
         "network_parameters": done.parameters,
+        "timed_steps": done.timed_steps,
         "training_wall_s": round(done.wall_s, 1),
         "training_cpu_s": round(done.cpu_s, 1),
         "positive": asdict(positive_control(whole, BAR)),
@@ -213,11 +230,12 @@ def main() -> int:
     parser.add_argument("--held-out", type=int, default=20)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--workers", type=int, default=1, help="networks trained at once, one thread each if above 1")
+    parser.add_argument("--work", type=Path, help="keep phantoms and checkpoints here: the next run goes on from them")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "controls_brats.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         report = run(
-            Path(work),
+            arguments.work or Path(work),
             arguments.out,
             n_training=arguments.training,
             n_held_out=arguments.held_out,
