@@ -13,6 +13,7 @@ from .. import __version__
 from ..data.discovery import ChannelRule, discover
 from ..data.errors import RecipeError, ToolError, did_you_mean
 from ..data.patients import Session
+from ..data.phantoms.marker import is_phantom
 from .console import complain, say, table
 from .engine.admission import WORKER_BYTES, available_bytes, predict
 from .engine.driver import RunRequest, RunResult, plan_work, run_cohort, select
@@ -160,6 +161,7 @@ def _worker_settings(
             identity=identity,
             out=arguments.out,
             limit_bytes=limit,
+            input_is_phantom=is_phantom(arguments.source),
         )
         for device in devices
     ]

@@ -41,6 +41,7 @@ class WorkerSettings:
     out: Path
     limit_bytes: int
     cpu_threads: int = 2
+    input_is_phantom: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,9 @@ class _Worker:
         if plan.device.startswith("cuda"):
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.backends.cudnn.benchmark = False
-        self.components = load_components(self.settings.recipe, plan.device)
+        self.components = load_components(
+            self.settings.recipe, plan.device, input_is_phantom=self.settings.input_is_phantom
+        )
         self.pipeline = build_pipeline(self.settings.recipe, self.settings.options)
         self.scheduler = Scheduler(
             self.pipeline,

@@ -16,6 +16,7 @@ from ...data.atomic import write_json
 from ...data.datasets import labelled_cases
 from ...data.errors import RecipeError, ResourceError
 from ...data.phantoms.label_maps import template_maps
+from ...data.phantoms.marker import is_phantom
 from ...data.recognition import ChannelRule
 from ..engine.components import build_network
 from ..engine.memory import keep_freed_memory
@@ -87,7 +88,7 @@ def train(
     cases = _cases(data, recipe, out)
     for name in [fold] if fold is not None else [str(k) for k in range(settings.folds)]:
         place = Place(out if fold is not None else out / f"fold-{name}", resume)
-        code = _one_fold(recipe, settings, cases, name, place, how)
+        code = _one_fold(recipe, settings, cases, name, place, how, phantom=is_phantom(data))
         if code:
             return code
     return 0
@@ -126,7 +127,14 @@ def _cases(data: Path, recipe: Recipe, out: Path) -> list[PreparedCase]:
 
 
 def _one_fold(
-    recipe: Recipe, settings: TrainingSettings, cases: Sequence[PreparedCase], fold: str, place: Place, how: HowToRun
+    recipe: Recipe,
+    settings: TrainingSettings,
+    cases: Sequence[PreparedCase],
+    fold: str,
+    place: Place,
+    how: HowToRun,
+    *,
+    phantom: bool,
 ) -> int:
     if fold == "all":
         apart: frozenset[str] = frozenset()
@@ -143,6 +151,7 @@ def _one_fold(
     )
     validate = _validator(lambda: case_volumes(waiting), recipe, how.device) if waiting else None
     about = {"fold": fold, "n_cases": len(training), "cases_sha256": _hash([case.name for case in training])}
+    about |= {"phantom": True} if phantom else {}
     return _one_run(recipe, settings, CaseSource(training, recipe, settings), place, how, validate, about)
 
 
@@ -198,8 +207,9 @@ def _export(
         "channels": [name for name in recipe.channels if name != "mask"],
         "output": [region.name for region in recipe.regions] or ["background", *recipe.labels.values()],
         "training": {**about, "steps": step, "seed": settings.seed, "precision": settings.precision},
-        "training_data": "synthetic" if settings.generator is not None else "real",
-        "statement": "anatomy",
+        "training_data": "synthetic" if settings.generator is not None or about.get("phantom") else "real",
+        # What was learnt from planted signals may not speak about a person; generated contrasts of real anatomy may.
+        "statement": "person" if about.get("phantom") else "anatomy",
         "licence": "Apache-2.0" if settings.generator is not None else "that of the training data",
         "source": f"chiasm train {recipe.name}",
     }
