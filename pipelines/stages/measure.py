@@ -45,7 +45,7 @@ class Measure(Stage):
         if item.mask is not None:
             mask_counts, mask_sums = count_and_sum(item.mask.view(np.uint8), 1)
             measures.insert(0, _measure(MASK_NAME, (), mask_counts[[1]], mask_sums[[1]], grid, exclusive=False))
-        context.flags.extend(training_notices(self.recipe, context.notes.get("inputs", {})))
+        context.flags[:0] = training_notices(self.recipe, context.notes.get("inputs", {}))
         context.flags.extend(self._flags(measures, labels))
         row = {f"{m.name.replace(' ', '_')}_ml": round(m.volume_ml, 3) for m in measures}
         return Measured(labelled=item, measures=tuple(measures), row=row)
