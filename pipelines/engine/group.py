@@ -6,11 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ...data.atomic import write_json, write_tsv
+from ...data.atomic import write_json, write_text, write_tsv
 from .inventory import Identity
 from .records import PatientRecord, iterate_records, label_of
 
 FIXED = ("participant_id", "session_id", "status", "code", "message", "flags")
+BIDS_IGNORE = "*.html\n*_record.json\n*_results.tsv\n*_volumes.tsv\n*.dcm\nassets/\nlogs/\n**/figures/\n"
+"""What stands beside the derivative and is no part of the standard."""
 
 
 def write_group_outputs(out: Path, recipe_name: str, title: str, identity: Identity) -> list[Path]:
@@ -25,6 +27,7 @@ def write_group_outputs(out: Path, recipe_name: str, title: str, identity: Ident
     write_tsv(table, [_row(record) for record in records], [*FIXED, *columns])
     write_tsv(out / "participants.tsv", _participants(records, columns), ["participant_id", "status", "code", *columns])
     write_json(out / "dataset_description.json", _description(identity))
+    write_text(out / ".bidsignore", BIDS_IGNORE)
     rows = [
         GroupRow(
             key=record.key,

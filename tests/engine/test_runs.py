@@ -13,6 +13,20 @@ from typing import Any
 
 MakeBench = Callable[[int], Any]
 
+GROUP_FILES = {
+    ".bidsignore", "assets/niivue.LICENSE.txt", "assets/niivue.min.js", "dataset_description.json", "desc-tiny_report.html",
+    "desc-tiny_results.tsv", "participants.tsv",
+}  # fmt: skip
+SESSION_FILES = {
+    "sub-{p}/anat/sub-{p}_desc-tiny_dseg.json", "sub-{p}/anat/sub-{p}_desc-tiny_dseg.nii.gz", "sub-{p}/anat/sub-{p}_desc-tiny_dseg.tsv",
+    "sub-{p}/anat/sub-{p}_desc-tiny_volumes.tsv", "sub-{p}/sub-{p}_desc-tiny_record.json", "sub-{p}/sub-{p}_desc-tiny_report.html",
+    *(
+        f"sub-{{p}}/figures/sub-{{p}}_desc-tiny_report_{plane}{layer}.png"
+        for plane in ("axial", "coronal", "sagittal")
+        for layer in ("", "-labels")
+    ),
+}  # fmt: skip
+
 
 def test_one_broken_patient_fails_alone_and_the_rerun_does_only_what_is_left(bench: MakeBench) -> None:
     cohort = bench(3)
@@ -37,6 +51,8 @@ def test_one_broken_patient_fails_alone_and_the_rerun_does_only_what_is_left(ben
     clean = cohort.run(cohort.root / "clean")
     assert clean.returncode == 0
     assert cohort.tree(out) == cohort.tree(cohort.root / "clean")
+    expected = GROUP_FILES | {name.format(p=patient) for name in SESSION_FILES for patient in ("p00", "p01", "p02")}
+    assert set(cohort.tree(out)) == expected
 
 
 def test_the_tree_does_not_depend_on_workers_batch_mates_or_order(bench: MakeBench) -> None:
