@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
+import warnings
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -62,6 +64,9 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
     """Entry point of the spawned process: messages in (`WorkItem`, None to end), messages out (tuples, name first)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the driver decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A library's warning may quote a header: that of highdicom quotes the patient's name.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
     worker = _Worker(connection, settings)
     try:
         worker.load()

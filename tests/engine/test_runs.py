@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from chiasm.data.phantoms.dicom import write_series
+
 MakeBench = Callable[[int], Any]
 
 GROUP_FILES = {
@@ -151,6 +155,33 @@ def test_logs_hold_no_patient_label(bench: MakeBench) -> None:
     text = "".join(path.read_text() for path in (out / "logs").rglob("*.jsonl"))
     assert "sessions" in text
     assert "CANARY" not in text
+
+
+def test_a_dicom_header_reaches_neither_terminal_nor_logs_nor_pages(bench: MakeBench) -> None:
+    cohort = bench(1)
+    values = np.random.default_rng(1).normal(300, 40, (24, 24, 24)).astype(np.int16)
+    write_series(
+        cohort.source / "d1" / "t1",
+        values,
+        np.diag([-1.0, -1.0, 1.0, 1.0]),
+        patient_name="CANARY",
+        contrast="t1",
+        number=1,
+    )
+    out = cohort.root / "out"
+    result = cohort.run(out)
+    assert result.returncode == 0, result.stderr
+    assert "sub-d1" in result.stdout
+    seen = (
+        result.stdout
+        + result.stderr
+        + "".join(p.read_text() for p in out.rglob("*") if p.suffix in {".html", ".json", ".tsv", ".jsonl"})
+    )
+    assert "CANARY" not in seen
+    segmentation = next(out.rglob("*_dseg.dcm"))
+    assert (
+        b"CANARY" in segmentation.read_bytes()
+    )  # the one output that must carry the source's patient, for the archive
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
