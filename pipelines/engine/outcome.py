@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,10 @@ def _relative(path: Path, out: Path) -> str:
 
 def _failed_page(session: Session, record: PatientRecord, settings: WorkerSettings) -> list[Path]:
     from ..reports.patient import PatientReport, ReportError, write_patient_report
-    from ..stages.report import report_path
+    from ..stages.report import group_path, report_path
 
+    name = settings.identity.recipe_name
+    page = report_path(settings.out, session, name)
     report = PatientReport(
         key=session.key,
         title=settings.recipe.title,
@@ -95,5 +98,6 @@ def _failed_page(session: Session, record: PatientRecord, settings: WorkerSettin
         },
         methods=settings.recipe.methods,
         citations=settings.recipe.citations,
+        group_href=Path(os.path.relpath(group_path(settings.out, name), page.parent)).as_posix(),
     )
-    return write_patient_report(report_path(settings.out, session, settings.identity.recipe_name), report)
+    return write_patient_report(page, report)

@@ -45,6 +45,7 @@ def test_one_broken_patient_fails_alone_and_the_rerun_does_only_what_is_left(ben
     assert "Traceback" not in first.stderr + first.stdout
     page = (out / "sub-p01" / "sub-p01_desc-tiny_report.html").read_text()
     assert "CHI-IN-006" in page
+    assert 'href="../desc-tiny_report.html"' in page
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*_dseg.nii.gz")}
     broken.write_bytes(whole)
     second = cohort.run(out)
