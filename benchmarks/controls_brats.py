@@ -164,7 +164,9 @@ def run(
     if steps:
         settings = settings.model_copy(update={"phases": (settings.phases[0].model_copy(update={"steps": steps}),)})
     training = phantoms(work / "training", recipe, patients=n_training, seed=1)
-    held_out = phantoms(work / "held-out", recipe, patients=n_held_out, seed=3)  # another than the 400-step run had seen
+    held_out = phantoms(
+        work / "held-out", recipe, patients=n_held_out, seed=3
+    )  # another than the 400-step run had seen
     brains = [on_full_grid((np.load(case.image) != 0).any(axis=0)) for case in held_out]
     chance = chance_dice(whole_tumour(training, recipe), whole_tumour(held_out, recipe), brains)
     report: dict[str, object] = {
