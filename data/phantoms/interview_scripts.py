@@ -84,7 +84,7 @@ OPENERS: tuple[str, str] = ("right here", "well now")
 OPENED = 0.75
 
 OPENING_PROMPT = "tell me everything that you see in this picture"
-PROMPTS: tuple[str, ...] = ("anything else", "can you tell me more", "what else do you see", "take your time")
+PROMPTS: tuple[str, ...] = ("anything else", "can you tell me more", "what else do you see", "is there more")
 CLOSING = "okay thank you"
 FILLERS: tuple[str, str] = ("uh", "um")
 
@@ -141,7 +141,7 @@ def style_of(markers: Mapping[str, float], rng: np.random.Generator) -> Style:
     """Turn a person's planted values (`interview_markers`) into habits of speech; `rng` draws what is no marker."""
     z = {name: float(np.clip(value, -3.0, 3.0)) for name, value in markers.items()}
     return Style(
-        clauses=int(np.clip(round(10.5 * np.exp(0.12 * rng.standard_normal())), 7, 16)),
+        clauses=int(np.clip(round(10.0 * np.exp(0.12 * rng.standard_normal())), 7, 16)),
         informative=_logistic(0.8 + 1.3 * z["information_units"]),
         pronouns=_logistic(-0.8 + 1.2 * z["pronouns"]),
         richness=_logistic(1.6 * z["vocabulary"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PHANTOMS = {
+    "adress": "ADReSS-IS2020 layout: interviews with planted markers of speech and language",
     "brats": "BraTS 2021 layout: four contrasts and labels of planted tumours",
     "dicom": "the same heads as DICOM series, one a contrast",
     "heads": "whole-head T1w volumes as BIDS, the true tissue in derivatives/truth",
@@ -20,6 +21,9 @@ def register(subparsers: Any) -> None:
     for name, text in PHANTOMS.items():
         kind = kinds.add_parser(name, help=text, description=f"{text}.")
         kind.add_argument("out", metavar="OUT", type=lambda text: Path(text).resolve(), help="a new folder")
+        if name == "adress":
+            _interview_arguments(kind)
+            continue
         kind.add_argument("--patients", type=int, default=4, metavar="N", help="how many (default: 4)")
         kind.add_argument("--seed", type=int, default=0, help="equal seeds give equal bytes (default: 0)")
         kind.add_argument(
@@ -35,6 +39,43 @@ def register(subparsers: Any) -> None:
         if name == "dicom":
             kind.add_argument("--orientation", choices=("axial", "oblique"), default="axial")
         kind.set_defaults(handler=_phantom)
+
+
+def _interview_arguments(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument("--train", type=int, default=108, metavar="N", help="persons to train on (default: 108)")
+    kind.add_argument("--test", type=int, default=500, metavar="N", help="persons to test on (default: 500)")
+    kind.add_argument("--seed", type=int, default=0, help="equal seeds give equal bytes (default: 0)")
+    kind.add_argument(
+        "--strength", type=float, default=1.0, help="size of every planted effect, 0 to 2 (default: 1; 0: none)"
+    )
+    kind.add_argument("--rate", type=int, default=16000, metavar="HZ", help="samples a second (default: 16000)")
+    kind.add_argument(
+        "--synthesiser",
+        choices=("auto", "espeak", "formant"),
+        default="auto",
+        help="who speaks: espeak-ng, or a rough voice that needs nothing (default: espeak-ng where it is installed)",
+    )
+    kind.set_defaults(handler=_interviews)
+
+
+def _interviews(namespace: argparse.Namespace) -> int:
+    from ...data.phantoms.interviews import InterviewCohort, write_adress
+    from ..console import say
+
+    cohort = InterviewCohort(
+        train=namespace.train,
+        test=namespace.test,
+        seed=namespace.seed,
+        strength=namespace.strength,
+        rate=namespace.rate,
+        synthesiser=namespace.synthesiser,
+    )
+    names = write_adress(namespace.out, cohort)
+    say(
+        f"{len(names)} phantom interviews in {namespace.out}: {cohort.train} to train on, {cohort.test} to test on. "
+        "Synthetic: no person was recorded."
+    )
+    return 0
 
 
 def _phantom(namespace: argparse.Namespace) -> int:
