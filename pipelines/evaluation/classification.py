@@ -310,9 +310,9 @@ def root_mean_square_error(
             "CHI-IN-231", f"{int((~np.isfinite(guess[known])).sum())} predicted scores are NaN or infinite."
         )
     target, guess, runs = target[known], guess[known], runs[known]
-    names = sorted({person[i] for i in np.flatnonzero(known)})
+    names = sorted({person[i] for i in np.flatnonzero(known).tolist()})
     place = {name: i for i, name in enumerate(names)}
-    index = np.array([place[person[i]] for i in np.flatnonzero(known)], dtype=np.int64)
+    index = np.array([place[person[i]] for i in np.flatnonzero(known).tolist()], dtype=np.int64)
     draws = np.vstack([np.ones((1, len(names))), draw_persons(len(names), n_draws=n_draws, seed=seed)])
     by_run = []
     for one in np.unique(runs):

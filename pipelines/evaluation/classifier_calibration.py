@@ -73,7 +73,7 @@ def adaptive_error(n_bins: int) -> Metric:
                 drawn = np.repeat(gap, repeats)
                 parts = [part for part in np.array_split(drawn, n_bins) if part.size]
                 total[draw] += sum(abs(part.mean()) for part in parts)
-        return total / (p.shape[1] * n_bins)
+        return np.asarray(total / (p.shape[1] * n_bins))
 
     return ace
 

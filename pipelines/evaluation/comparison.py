@@ -266,7 +266,7 @@ def _violations(a: Floats, b: Floats) -> Floats:
     left, width = edges[:-1], np.diff(edges) / (n * m)
     gap = a[:, left // m] - b[:, left // n]
     whole, against = gap**2 @ width, np.minimum(gap, 0.0) ** 2 @ width
-    return np.divide(against, whole, out=np.ones_like(whole), where=whole > 0)
+    return np.asarray(np.divide(against, whole, out=np.ones_like(whole), where=whole > 0))
 
 
 def _same_rows(first: Predictions, second: Predictions) -> None:

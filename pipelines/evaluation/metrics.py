@@ -60,7 +60,7 @@ def accuracy(label: Ints, p: Floats, weights: Floats) -> Floats:
 
 def balanced_accuracy(label: Ints, p: Floats, weights: Floats) -> Floats:
     """Mean over classes of the recall; NaN where a class has no row."""
-    return recalls(confusion_matrices(label, p, weights)).mean(axis=1)
+    return np.asarray(recalls(confusion_matrices(label, p, weights)).mean(axis=1))
 
 
 def precision(label: Ints, p: Floats, weights: Floats) -> Floats:

@@ -89,17 +89,24 @@ def fit_temperature(
     precision = 1.0 / prior_sd**2 if n < shrink_below else 0.0
     target, top = z[np.arange(len(y)), y], z.max(axis=1)
 
-    def loss(log_t: Floats) -> tuple[float, Floats]:
+    def loss(log_t: Floats) -> float:
         inverse = math.exp(-float(log_t[0]))
-        p = np.exp((z - top[:, None]) * inverse)
-        each = np.log(p.sum(axis=1)) + (top - target) * inverse
-        expected = (p * z).sum(axis=1) / p.sum(axis=1)
-        # d/dlogT of -(z_y - logsumexp) / T
-        slope = (weights * (target - expected)).sum() * inverse + precision * float(log_t[0])
-        return float((weights * each).sum() + 0.5 * precision * float(log_t[0]) ** 2), np.array([slope])
+        each = np.log(np.exp((z - top[:, None]) * inverse).sum(axis=1)) + (top - target) * inverse
+        return float((weights * each).sum() + 0.5 * precision * float(log_t[0]) ** 2)
 
-    options = {"maxiter": 100, "ftol": 1e-14, "gtol": 1e-10}
-    found = minimize(loss, np.zeros(1), jac=True, method="L-BFGS-B", bounds=[(-BOUND, BOUND)], options=options)
+    def slope(log_t: Floats) -> Floats:
+        inverse = math.exp(-float(log_t[0]))
+        expected = (softmax(z * inverse) * z).sum(axis=1)
+        return np.array([float((weights * (target - expected)).sum()) * inverse + precision * float(log_t[0])])
+
+    found = minimize(
+        loss,
+        np.zeros(1),
+        jac=slope,
+        method="L-BFGS-B",
+        bounds=[(-BOUND, BOUND)],
+        options={"maxiter": 100, "ftol": 1e-14, "gtol": 1e-10},
+    )
     log_t = float(found.x[0])
     value = math.exp(log_t)
     return Temperature(
