@@ -1,0 +1,366 @@
+"""The two-stream classifier: words and sound attend to themselves, cross, are pooled, fused and classified.
+
+Ilias and Askounis, "Context-aware attention layers coupled with optimal transport domain adaptation ... for recognizing
+dementia from spontaneous speech" (arXiv 2305.16406), as far as it is published: what the description leaves open is a
+field of `TwoStreamConfig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..fusion.build import FUSIONS, SELF_ATTENTIONS, fusion_block, self_attention
+from ..fusion.costs import Cost
+from ..fusion.cross_attention import CrossAttention, CrossAttentionConfig
+from ..fusion.divergence import SinkhornDivergence, SinkhornDivergenceConfig
+from ..fusion.masks import masked_mean
+from ..fusion.ot_kernel import kernel_embedding
+from ..fusion.transport import BarycentricTransport, TransportConfig
+
+Crossing = Literal["transport", "kernel", "cross-attention", "none"]
+Streams = Literal["both", "text", "audio"]
+MMSE_RANGE = 30.0
+TIED = 1e9  # a marginal that is held: relaxation so large that tau / (tau + eps) is 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStreamConfig:
+    """Everything that the published description leaves open, and sizes.
+
+    Parameters
+    ----------
+    text_width, audio_width : int
+        Features of the encoders' tokens.
+    streams : {'both', 'text', 'audio'}
+        One stream alone has no crossing and no fusion: the baseline of each encoder.
+    width : int
+        Of both streams after their projections.
+    attention : {'plain', 'context', 'gated'}
+    context : {'global', 'deep', 'deep-global'}
+        For attention 'context'. Deep contexts see the encoder's tokens and every earlier block.
+    layers, heads : int
+        Self-attention blocks a stream, and their heads.
+    residual : bool
+        Add a block's input to its output and normalise (LayerNorm).
+    crossing : {'transport', 'kernel', 'cross-attention', 'none'}
+        Transport is barycentric, both directions from one plan.
+    cost : {'cosine', 'squared-euclidean'}
+    normalise : {'max', 'median', 'none'}
+        Of the transport cost.
+    eps : float
+        Entropic regularisation, in units of the normalised cost. From 0.1 on a cosine cost gives the mean, not a match.
+    iterations : int
+    unbalanced : float, optional
+        Marginal relaxation of the audio side (noise may stay unmatched); None: balanced.
+    alignment : bool
+        Also return the Sinkhorn divergence between the streams, as a loss.
+    fusion : str
+        One of `chiasm.fusion.build.FUSIONS`.
+    hidden : int
+        Of the head.
+    classes : int
+    mmse : bool
+        Also regress the Mini-Mental State Examination.
+    severity_classes : int
+        Also classify severity (0: no).
+    dropout : float
+        Of projections, attention weights and head.
+    modality_dropout : float
+        Chance, in training, that one of the two modalities is withheld. Above 0 a missing modality is a learned token; at 0 it
+        is refused.
+    """
+
+    text_width: int
+    audio_width: int
+    streams: Streams = "both"
+    width: int = 128
+    attention: str = "context"
+    context: str = "global"
+    layers: int = 1
+    heads: int = 1
+    residual: bool = True
+    crossing: Crossing = "transport"
+    cost: Cost = "cosine"
+    normalise: Literal["max", "median", "none"] = "none"
+    eps: float = 0.02
+    iterations: int = 20
+    unbalanced: float | None = None
+    alignment: bool = False
+    fusion: str = "concatenation"
+    hidden: int = 128
+    classes: int = 2
+    mmse: bool = False
+    severity_classes: int = 0
+    dropout: float = 0.1
+    modality_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for name, allowed in (
+            ("streams", get_args(Streams)),
+            ("attention", SELF_ATTENTIONS),
+            ("crossing", get_args(Crossing)),
+            ("fusion", FUSIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                wrong.append(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.classes < 2:
+            wrong.append(f"classes must be >= 2, got {self.classes}")
+        if self.layers < 1:
+            wrong.append(f"layers must be >= 1, got {self.layers}")
+        if not 0 <= self.modality_dropout < 1:
+            wrong.append(f"modality_dropout must be in [0, 1), got {self.modality_dropout}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    @property
+    def n_vectors(self) -> int:
+        """Pooled vectors that are fused: one a stream, and one a direction of the crossing."""
+        if self.streams != "both":
+            return 1
+        return 2 if self.crossing == "none" else 4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TwoStreamOutput:
+    """What the classifier says about B cases.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, K)
+    mmse : Tensor, shape (B,), optional
+        0 to 30.
+    severity : Tensor, shape (B, S), optional
+        Logits.
+    vector_weights : Tensor, shape (B, m), optional
+        Share of each fused vector, where the fusion has shares; the order is `names`.
+    names : tuple of str
+        Of the fused vectors: ``text``, ``text from audio``, ``audio``, ``audio from text``.
+    pooled : tuple of Tensor, shape (B, width)
+        The fused vectors.
+    tokens : tuple of Tensor, shape (B, N or T, width)
+        What each was pooled from.
+    text_mask, audio_mask : Tensor of bool, optional
+        With the position of a learned token counted as valid.
+    plan : Tensor, shape (B, N, T), optional
+        Of the crossing: transported mass, or attention of the text on the audio.
+    plan_back : Tensor, shape (B, T, N), optional
+        How the audio reads the text, where this is not the same plan.
+    text_attention, audio_attention : tuple of Tensor, shape (B, H, N, N)
+        Of the self-attention blocks, where asked for; on the graph.
+    text_values, audio_values : Tensor, optional
+        Tokens that the crossing carried over.
+    alignment : Tensor, shape (B,), optional
+        Sinkhorn divergence between the streams.
+    """
+
+    logits: Tensor
+    mmse: Tensor | None
+    severity: Tensor | None
+    vector_weights: Tensor | None
+    names: tuple[str, ...]
+    pooled: tuple[Tensor, ...]
+    tokens: tuple[Tensor, ...]
+    text_mask: Tensor | None = None
+    audio_mask: Tensor | None = None
+    plan: Tensor | None = None
+    plan_back: Tensor | None = None
+    text_attention: tuple[Tensor, ...] = ()
+    audio_attention: tuple[Tensor, ...] = ()
+    text_values: Tensor | None = None
+    audio_values: Tensor | None = None
+    alignment: Tensor | None = None
+
+
+class Stream(nn.Module):
+    """One modality: projection, learned token for its absence, self-attention blocks."""
+
+    def __init__(self, in_width: int, config: TwoStreamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.project = nn.Linear(in_width, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.drop = nn.Dropout(config.dropout)
+        self.absent = nn.Parameter(torch.zeros(config.width)) if config.modality_dropout else None
+        self.blocks = nn.ModuleList(
+            self_attention(
+                config.attention,
+                config.width,
+                heads=config.heads,
+                dropout=config.dropout,
+                context=config.context,
+                context_width=_context_width(config, in_width, index),
+            )
+            for index in range(config.layers)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(config.layers if config.residual else 0))
+
+    def forward(self, tokens: Tensor, mask: Tensor, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return attended tokens (B, N, width), the mask with learned tokens, and attention weights where asked for."""
+        tokens = tokens.masked_fill(~mask[..., None], 0.0)
+        x = self.drop(self.norm(self.project(tokens))).masked_fill(~mask[..., None], 0.0)
+        missing = ~mask.any(dim=1)
+        if bool(missing.any()):
+            if self.absent is None:
+                raise ValueError("a modality is missing and the model was trained without modality dropout")
+            first = torch.zeros_like(mask)
+            first[:, 0] = missing
+            x, mask = torch.where(first[..., None], self.absent.to(x.dtype), x), mask | first
+        previous, weights = [tokens], []
+        for index, block in enumerate(self.blocks):
+            attended, kept = block(x, mask, previous=previous, keep_weights=keep)
+            previous.append(x)
+            x = self.norms[index](x + attended) if self.config.residual else attended
+            x = x.masked_fill(~mask[..., None], 0.0)
+            if kept is not None:
+                weights.append(kept)
+        return x, mask, weights
+
+
+def _context_width(config: TwoStreamConfig, in_width: int, index: int) -> int | None:
+    if config.attention != "context" or config.context == "global":
+        return None
+    deep = in_width + index * config.width
+    return deep if config.context == "deep" else deep + config.width
+
+
+class TwoStreamClassifier(nn.Module):
+    """See the module; parameters are in `TwoStreamConfig`."""
+
+    def __init__(self, config: TwoStreamConfig) -> None:
+        super().__init__()
+        self.config = config
+        both = config.streams == "both"
+        self.text = Stream(config.text_width, config) if config.streams != "audio" else None
+        self.audio = Stream(config.audio_width, config) if config.streams != "text" else None
+        self.transport = self._transport() if both and config.crossing == "transport" else None
+        crossed = both and config.crossing == "cross-attention"
+        one = CrossAttentionConfig(width=config.width, heads=config.heads, dropout=config.dropout)
+        self.text_from_audio = CrossAttention(one) if crossed else None
+        self.audio_from_text = CrossAttention(one) if crossed else None
+        aligned = both and config.alignment
+        self.divergence = SinkhornDivergence(SinkhornDivergenceConfig(cost=config.cost)) if aligned else None
+        self.fusion = fusion_block(config.fusion, config.width, config.n_vectors) if config.n_vectors > 1 else None
+        fused = cast("Any", self.fusion).config.out_width if self.fusion is not None else config.width
+        self.head = nn.Sequential(nn.Linear(fused, config.hidden), nn.ReLU(), nn.Dropout(config.dropout))
+        self.classify = nn.Linear(config.hidden, config.classes)
+        self.regress = nn.Linear(config.hidden, 1) if config.mmse else None
+        self.grade = nn.Linear(config.hidden, config.severity_classes) if config.severity_classes else None
+
+    def _transport(self) -> BarycentricTransport:
+        config = self.config
+        relaxed = None if config.unbalanced is None else (TIED, config.unbalanced)
+        return BarycentricTransport(
+            TransportConfig(
+                cost=config.cost,
+                normalise=config.normalise,
+                eps=config.eps,
+                iterations=config.iterations,
+                unbalanced=relaxed,
+            )
+        )
+
+    def forward(
+        self,
+        text: Tensor | None,
+        text_mask: Tensor | None,
+        audio: Tensor | None,
+        audio_mask: Tensor | None,
+        *,
+        keep_attention: bool = False,
+    ) -> TwoStreamOutput:
+        """Classify B cases.
+
+        Parameters
+        ----------
+        text : Tensor, shape (B, N, text_width)
+        text_mask : Tensor of bool, shape (B, N)
+            A case whose row is all False has no text (N >= 1 all the same).
+        audio : Tensor, shape (B, T, audio_width)
+        audio_mask : Tensor of bool, shape (B, T)
+        keep_attention : bool
+            Keep attention weights and tokens on the graph, for relevance.
+
+        Raises
+        ------
+        ValueError
+            A modality is missing and the model was trained without modality dropout; wrong shapes.
+        """
+        names: list[str] = []
+        tokens: list[Tensor] = []
+        masks: list[Tensor] = []
+        extra: dict[str, Any] = {}
+        x = z = None
+        if self.text is not None and text is not None and text_mask is not None:
+            x, text_mask, weights = self.text(text, text_mask, keep_attention)
+            extra.update(text_mask=text_mask, text_attention=tuple(weights))
+            names, tokens, masks = ["text"], [x], [text_mask]
+        if self.audio is not None and audio is not None and audio_mask is not None:
+            z, audio_mask, weights = self.audio(audio, audio_mask, keep_attention)
+            extra.update(audio_mask=audio_mask, audio_attention=tuple(weights))
+            names, tokens, masks = [*names, "audio"], [*tokens, z], [*masks, audio_mask]
+        if len(names) != (2 if self.config.streams == "both" else 1):
+            raise ValueError(f"the model has streams '{self.config.streams}', got tokens of {names or 'none'}")
+        if x is not None and z is not None and text_mask is not None and audio_mask is not None:
+            crossed = self._cross(x, z, text_mask, audio_mask, keep_attention)
+            if crossed is not None:
+                names = ["text", "text from audio", "audio", "audio from text"]
+                tokens = [x, crossed.pop("text_from_audio"), z, crossed.pop("audio_from_text")]
+                masks = [text_mask, text_mask, audio_mask, audio_mask]
+                extra.update(crossed)
+            if self.divergence is not None:
+                extra["alignment"] = self.divergence(x, z, text_mask, audio_mask)
+        pooled = [masked_mean(token, mask) for token, mask in zip(tokens, masks, strict=True)]
+        return self._answer(names, tokens, pooled, extra)
+
+    def _cross(
+        self, x: Tensor, z: Tensor, text_mask: Tensor, audio_mask: Tensor, keep: bool
+    ) -> dict[str, Tensor | None] | None:
+        if self.transport is not None:
+            out = self.transport(x, z, text_mask, audio_mask)
+            carried = {"text_from_audio": out.x_from_y, "audio_from_text": out.y_from_x, "plan": out.plan}
+        elif self.text_from_audio is not None and self.audio_from_text is not None:
+            there = self.text_from_audio(x, z, text_mask, audio_mask, keep_weights=keep)
+            back = self.audio_from_text(z, x, audio_mask, text_mask, keep_weights=keep)
+            carried = {"text_from_audio": there.tokens, "audio_from_text": back.tokens}
+            if keep:
+                carried |= {"plan": there.weights.mean(1), "plan_back": back.weights.mean(1)}
+        elif self.config.crossing == "kernel":
+            scale = self.config.width**0.5
+            there = kernel_embedding(z / scale, x / scale, audio_mask, text_mask, eps=self.config.eps, iterations=10)
+            back = kernel_embedding(x / scale, z / scale, text_mask, audio_mask, eps=self.config.eps, iterations=10)
+            carried = {
+                "text_from_audio": scale * there.embedding,
+                "audio_from_text": scale * back.embedding,
+                "plan": _mean_plan(there.plan),
+                "plan_back": _mean_plan(back.plan),
+            }
+        else:
+            return None
+        return {**carried, "text_values": x, "audio_values": z}
+
+    def _answer(
+        self, names: Sequence[str], tokens: Sequence[Tensor], pooled: Sequence[Tensor], extra: dict[str, Any]
+    ) -> TwoStreamOutput:
+        fused, shares = (pooled[0], None) if self.fusion is None else self.fusion(pooled)
+        hidden = self.head(fused)
+        return TwoStreamOutput(
+            logits=self.classify(hidden),
+            mmse=MMSE_RANGE * self.regress(hidden).squeeze(-1).sigmoid() if self.regress is not None else None,
+            severity=self.grade(hidden) if self.grade is not None else None,
+            vector_weights=shares,
+            names=tuple(names),
+            pooled=tuple(pooled),
+            tokens=tuple(tokens),
+            **extra,
+        )
+
+
+def _mean_plan(plan: Tensor) -> Tensor:
+    """Average the heads of a kernel plan (B, p, H, n): rows are the references that read."""
+    return plan.mean(2)
