@@ -28,14 +28,14 @@ class SinkhornDivergenceConfig:
     eps : float
         Entropic regularisation, in units of the cost.
     iterations : int
-        At most this many.
+        At most this many; where they do not suffice (eps far below the costs) the value is too small.
     tolerance : float
         An item is done once the L1 error of its marginals is below this.
     """
 
     cost: Cost = "cosine"
     eps: float = 0.05
-    iterations: int = 100
+    iterations: int = 500
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:

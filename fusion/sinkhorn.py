@@ -109,7 +109,8 @@ def sinkhorn_log(
         log_a, log_b = (torch.where(m > 0, m, torch.ones_like(m)).log() for m in (a, b))
         logits = torch.where(pairs, (shift[:, :, None] - cost) / eps, _NOTHING) + log_a[:, :, None] + log_b[:, None, :]
         problem = _Problem(logits, log_a, log_b, rows, columns, _powers(unbalanced, eps))
-        u, v = problem.solve(iterations, tolerance, gradient)
+        # from f = 0, as if nothing had been shifted: an unfinished plan depends on where it started
+        u, v = problem.solve(-shift / eps, iterations, tolerance, gradient)
         plan = (logits + u[:, :, None] + v[:, None, :]).exp()
         residual = plan.new_zeros(len(plan))
         if unbalanced is None:
@@ -130,8 +131,8 @@ class _Problem:
     columns: Tensor
     powers: tuple[float, float]
 
-    def solve(self, iterations: int, tolerance: float | None, gradient: Gradient) -> tuple[Tensor, Tensor]:
-        u, v = torch.zeros_like(self.log_a), torch.zeros_like(self.log_b)
+    def solve(self, u: Tensor, iterations: int, tolerance: float | None, gradient: Gradient) -> tuple[Tensor, Tensor]:
+        v = torch.zeros_like(self.log_b)
         if gradient != "last-step":
             return self._iterate(u, v, iterations, tolerance)
         with torch.no_grad():
@@ -194,8 +195,10 @@ def _powers(unbalanced: Relaxation | None, eps: float) -> tuple[float, float]:
 
 
 def _rounded(plan: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the plan with exact marginals, and the mass that this moved; rows are at most `a` already."""
+    """Return the plan with exact marginals, and the mass that this moved."""
     info = torch.finfo(plan.dtype)
+    # rows hold but for float32's rounding of large exponents, so this factor is a constant: 1
+    plan = plan * (a / plan.sum(2).clamp_min(info.tiny)).detach()[:, :, None]
     plan = plan * (b / plan.sum(1).clamp_min(info.tiny)).clamp_max(1)[:, None, :]
     missing_a, missing_b = (a - plan.sum(2)).clamp_min(0), (b - plan.sum(1)).clamp_min(0)
     moved = missing_a.sum(1)
