@@ -127,9 +127,14 @@ def guess_format(text: str, suffix: str) -> Format:
         return ""
     if suffix == ".json" or beginning[:2] in {"[{", "{\n", '{"'}:
         return "json"
-    if suffix in {".tsv", ".csv"} or (_column(_cells(first, _delimiter(first)), _WORD) is not None and "\t" in first):
+    if suffix in {".tsv", ".csv"} or ("\t" in first and names_words(first)):
         return "table"
     return "text" if suffix in {".txt", ""} else ""
+
+
+def names_words(first_line: str) -> bool:
+    """Whether the first line of a table names a column of words."""
+    return _column(_cells(first_line, _delimiter(first_line)), _WORD) is not None
 
 
 def _transcript(
