@@ -49,7 +49,8 @@ def check_heads(width: int, heads: int, dropout: float) -> None:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Cut the width into heads: (B, N, d) to (B, H, N, d / H)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, n, width = x.shape
+    return x.reshape(batch, n, heads, width // heads).transpose(1, 2)
 
 
 def attend(

@@ -30,6 +30,13 @@ def test_without_biases_and_norm_a_feature_is_a_bilinear_form_of_rank_k() -> Non
     torch.testing.assert_close(block([x, y]).fused, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_an_absent_vector_is_the_factor_one() -> None:
+    block = BilinearFusion(BilinearFusionConfig(width=4, count=2, factors=3, hidden=5, normalise=False)).eval()
+    x, y = torch.randn(2, 6, 4)
+    fused = block([x, y], torch.tensor([[True, False]]).expand(6, 2)).fused
+    torch.testing.assert_close(fused, block.project[0](x).view(6, 5, 3).sum(-1))
+
+
 def test_the_result_has_unit_length() -> None:
     block = BilinearFusion(BilinearFusionConfig(width=8, count=3)).eval()
     fused = block([100 * torch.randn(4, 8) for _ in range(3)]).fused
