@@ -151,4 +151,8 @@ def _signs(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _transposed(shares: Tensor, weight: Tensor, x: Tensor, stride: int) -> Tensor:
     """Return the gradient of the convolution with respect to its input: rows that no kernel reaches get zero."""
-    return torch.nn.grad.conv2d_input(x.shape, weight, shares, stride=stride)
+    rest = [
+        whole - ((n - 1) * stride + k)
+        for whole, n, k in zip(x.shape[2:], shares.shape[2:], weight.shape[2:], strict=True)
+    ]
+    return F.conv_transpose2d(shares, weight, stride=stride, output_padding=rest)

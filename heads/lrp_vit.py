@@ -109,7 +109,7 @@ class _Attention(nn.Module):
 
     def propagate(self, relevance: Tensor, kept: dict[str, Tensor], alpha: float) -> Tensor:
         joined = linear_rule(kept["joined"], self.proj.weight, relevance, alpha=alpha)
-        heads = joined.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        heads = joined.reshape(*joined.shape[:2], self.n_heads, -1).transpose(1, 2)
         to_attention, to_v = einsum_rule("bhij,bhjd->bhid", kept["attention"], kept["v"], heads)
         kept["attention_relevance"] = to_attention / 2
         # both operands come from one input, at each of the two products: each gets half
@@ -245,7 +245,7 @@ class RelevanceViT(nn.Module):
     def _to_pixels(self, x: Tensor, patches: Tensor, relevance: Tensor, alpha: float) -> Tensor:
         to_patches = add_rule(patches, self.pos_embed.expand_as(patches), relevance, per_case=True)[0][:, 1:]
         side = self.config.image_size // self.config.patch_size
-        grid = to_patches.transpose(1, 2).unflatten(2, (side, side))
+        grid = to_patches.transpose(1, 2).reshape(len(x), -1, side, side)
         weight, stride = self.patch_embed.proj.weight, self.config.patch_size
         if self.config.in_channels == 3:  # only a colour image has bounds that are known, as published
             return bounded_conv_rule(x, weight, grid, stride=stride).sum(1)

@@ -25,6 +25,47 @@ Weighted = tuple[Tensor, Tensor | None]
 EmptyRows = Literal["identity", "nan"]
 
 
+def class_score(logits: Tensor, target: int) -> Tensor:
+    """Return the scalar a case that a map of class `target` differentiates, (B,).
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, C), (B, 1) or (B,)
+        One column: the logit of class 1, or a regressed number; then class 0, or "lower", is its negative.
+    target : int
+    """
+    if logits.ndim == 2 and logits.shape[1] > 1:
+        if not 0 <= target < logits.shape[1]:
+            raise ValueError(f"target: one of the {logits.shape[1]} classes, not {target}")
+        return logits[:, target]
+    if target not in (0, 1):
+        raise ValueError(f"target: 0 or 1 for one logit, not {target}")
+    return logits.reshape(len(logits)) * (1 if target else -1)
+
+
+def with_gradients(score: Tensor, tensors: Sequence[Tensor]) -> list[Weighted]:
+    """Pair tensors of one forward pass with the gradient of a score.
+
+    Parameters
+    ----------
+    score : Tensor, shape (B,)
+        Of `class_score`. The graph is kept for a second class.
+    tensors : sequence of Tensor
+        Attention, plans or tokens. What is not on the score's graph (a frozen encoder) gets None.
+
+    Returns
+    -------
+    list of (Tensor, Tensor or None)
+        Both detached.
+    """
+    places = [i for i, tensor in enumerate(tensors) if tensor.requires_grad] if score.requires_grad else []
+    found: dict[int, Tensor | None] = {}
+    if places:
+        gradients = torch.autograd.grad(score.sum(), [tensors[i] for i in places], retain_graph=True, allow_unused=True)
+        found = dict(zip(places, gradients, strict=True))
+    return [(tensor.detach(), found.get(i)) for i, tensor in enumerate(tensors)]
+
+
 def head_average(attention: Tensor, gradient: Tensor | None) -> Tensor:
     """Join the heads of a layer by what favours the class: mean of max(gradient x attention, 0), rule 5.
 
@@ -117,8 +158,9 @@ class TwoStreamState:
     aa: Tensor
 
     @classmethod
-    def start(cls, n: int, m: int, like: Tensor) -> TwoStreamState:
-        """Identity inside a stream, nothing across; dtype, device and leading dimensions of `like` (..., H, i, j)."""
+    def start(cls, sizes: Sequence[int], like: Tensor) -> TwoStreamState:
+        """Identity inside streams of these sizes, nothing across; dtype, device and lead of `like` (..., H, i, j)."""
+        n, m = sizes
         lead = like.shape[:-3]
         eyes = [torch.eye(k, dtype=like.dtype, device=like.device).expand(*lead, k, k) for k in (n, m)]
         return cls(eyes[0], like.new_zeros(*lead, n, m), like.new_zeros(*lead, m, n), eyes[1])
@@ -193,7 +235,7 @@ def co_attention_relevance(
     if not crossings:
         raise ValueError("crossings: at least one layer")
     rule = rule or CoAttentionRule()
-    state = TwoStreamState.start(*crossings[0].ta[0].shape[-2:], like=crossings[0].ta[0])
+    state = TwoStreamState.start(crossings[0].ta[0].shape[-2:], crossings[0].ta[0])
     state = state.after_self(text).mirrored().after_self(other).mirrored()
     for layer in crossings[:-1]:
         state = state.after_crossing(layer.ta, layer.at, rule).after_self([layer.t])
@@ -228,7 +270,7 @@ def encoder_decoder_relevance(
     Tensor, shape (..., n_q, n_i)
     """
     rule = rule or CoAttentionRule()
-    state = TwoStreamState.start(*crossing[0][0].shape[-2:], like=crossing[0][0])
+    state = TwoStreamState.start(crossing[0][0].shape[-2:], crossing[0][0])
     state = state.mirrored().after_self(encoder).mirrored()
     for self_layer, cross_layer in zip(decoder, crossing, strict=True):
         state = state.after_self([self_layer])
