@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import write_bytes
-from .audio_claims import CONVERT
+from .audio_claims import AGAIN, CONVERT
 from .audio_header import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioHeader, read_audio_header, refuse_cut, seconds_in_words
 from .errors import InputError, ToolError
 from .guard import GuardedReader, Limits
@@ -113,15 +113,19 @@ class AudioReader:
         value, arrays = self._guard.run("decode_audio", wanted, file=relative)
         samples = arrays["samples"]
         try:
-            _check_complete(header, len(samples) / value["rate"])
+            _check_as_promised(header, value["rate"], len(samples) / value["rate"])
         except InputError as error:
             raise InputError(error.code, error.message, error.remedy, file=relative) from None
         return Clip(samples, value["rate"])
 
 
-def _check_complete(header: AudioHeader, seconds: float) -> None:
+def _check_as_promised(header: AudioHeader, rate: int, seconds: float) -> None:
     if seconds == 0:
         raise InputError("CHI-IN-213", "the file has a header, and nothing in it can be decoded.", CONVERT)
+    if (
+        header.bits is not None and rate != header.rate
+    ):  # lossy codings may have two rates: with and without their extension
+        raise InputError("CHI-IN-213", "the decoder finds another sample rate than the header says.", CONVERT)
     if header.duration_s is not None and seconds < header.duration_s - max(_TOLERATED_S, 0.001 * header.duration_s):
         refuse_cut(seconds, header.duration_s)
 
@@ -232,13 +236,25 @@ class _Mixer:
 def _through_soundfile(path: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
     import soundfile
 
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            """Say no: else soundfile seeks after every read, which fails at the end of a FLAC stream of unsaid length."""
+            return False
+
+    seconds = 0.0
     try:
-        with soundfile.SoundFile(path) as stream:
+        with Forward(path) as stream:
             yield stream.samplerate, np.zeros((0, stream.channels), np.float32)
             while len(block := stream.read(_BLOCK, dtype="float32", always_2d=True)):
+                seconds += len(block) / stream.samplerate
                 yield stream.samplerate, block
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise InputError("CHI-IN-213", "the recording is damaged: its decoder gave up.", CONVERT) from error
+        raise _damaged(seconds) from error
+
+
+def _damaged(seconds: float) -> InputError:
+    after = f" after about {seconds_in_words(seconds)}" if seconds else ""
+    return InputError("CHI-IN-213", f"the recording is damaged: its decoder gave up{after}.", AGAIN)
 
 
 def _through_av(path: str, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -246,16 +262,26 @@ def _through_av(path: str, name: str) -> Iterator[tuple[int, NDArray[np.float32]
 
     # The demuxer is named, so that no playlist is followed and no other file is opened.
     options = {"protocol_whitelist": "file"}
+    seconds = 0.0
     try:
         with av.open(path, format=_DEMUXERS[name], options=options) as container:
             stream = container.streams.audio[0]
             stream.codec_context.thread_count = 1
             converter = av.AudioResampler(format="fltp")
-            for frame in container.decode(stream):
-                for plain in converter.resample(frame):
+            for packet in container.demux(stream):
+                try:
+                    frames = stream.codec_context.decode(packet)
+                except av.error.FFmpegError:
+                    if name != "amr":
+                        raise
+                    # A frame of AMR in which nobody speaks carries no sound, and FFmpeg makes none: 20 ms of silence.
+                    yield stream.rate, np.zeros((stream.rate // 50, 1), np.float32)
+                    continue
+                for plain in (plain for frame in frames for plain in converter.resample(frame)):
+                    seconds += plain.samples / plain.sample_rate
                     yield plain.sample_rate, plain.to_ndarray().T
     except (av.error.FFmpegError, IndexError, ValueError) as error:
-        raise InputError("CHI-IN-213", "the recording is damaged: its decoder gave up.", CONVERT) from error
+        raise _damaged(seconds) from error
 
 
 # Out of the child -----------------------------------------------------------------------------------------------------

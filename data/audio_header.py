@@ -157,17 +157,17 @@ def _admit(claims: Claims) -> None:
         )
     if claims.duration_s is None:
         return
+    if claims.duration_s == 0:
+        refuse("CHI-IN-208", "the file holds no samples.", "Copy the recording again from the recorder.")
+    # Half a millisecond: programs that round sizes up to whole blocks are not liars.
+    if claims.there_s is not None and claims.there_s < claims.duration_s - 5e-4:
+        refuse_cut(claims.there_s, claims.duration_s)
     if claims.duration_s > MAX_DURATION_S:
         refuse(
             "CHI-IN-210",
             f"the header claims {seconds_in_words(claims.duration_s)}; a recording has at most 24 hours.",
             "Cut it to the part that is wanted.",
         )
-    if claims.duration_s == 0:
-        refuse("CHI-IN-208", "the file holds no samples.", "Copy the recording again from the recorder.")
-    # Half a millisecond: programs that round sizes up to whole blocks are not liars.
-    if claims.there_s is not None and claims.there_s < claims.duration_s - 5e-4:
-        refuse_cut(claims.there_s, claims.duration_s)
 
 
 def refuse_cut(there_s: float, claimed_s: float) -> None:
