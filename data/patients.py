@@ -15,16 +15,17 @@ LABEL = re.compile(r"[A-Za-z0-9]{1,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """One acquisition: a file, or the ordered slices of a DICOM series.
+    """One acquisition: a file, or the ordered slices of a DICOM series; of speech, a sound file or its transcript.
 
     Parameters
     ----------
     channel : str
-        What the recipe calls it: ``T1w``, ``flair``, ``mask`` ... Empty until a channel rule claims it.
-    kind : {'nifti', 'dicom'}
-        Found from the content, never from the name.
+        What the recipe calls it: ``T1w``, ``flair``, ``mask`` ... Empty until a channel rule claims it. ``audio`` and
+        ``transcript`` for speech.
+    kind : {'nifti', 'dicom', 'audio', 'transcript'}
+        Found from the content; for transcripts, which are plain text, the name helps.
     files : tuple of Path
-        Absolute paths. One for NIfTI; the slices in order of position for DICOM.
+        Absolute paths. One; the slices in order of position for DICOM.
     relative : str
         The first file relative to the input folder, for messages.
     volume_index : int, optional
@@ -32,7 +33,7 @@ class Recording:
     """
 
     channel: str
-    kind: Literal["nifti", "dicom"]
+    kind: Literal["nifti", "dicom", "audio", "transcript"]
     files: tuple[Path, ...]
     relative: str
     volume_index: int | None = None
