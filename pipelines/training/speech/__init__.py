@@ -1,0 +1,1 @@
+"""Fits, protocols, controls and baselines of dementia from speech."""
