@@ -85,7 +85,8 @@ def deletion_curve(
     ----------
     score : callable
         Keeps the tokens it is told to and returns the class's score (a probability, best). For two streams lay text
-        and audio behind each other and let it split the mask.
+        and audio behind each other and let it split the mask; one of them may then be left without a token. A model
+        that refuses that is tested a stream at a time: `valid` is False for the other.
     relevance : Tensor, shape (n,)
     steps, order, valid
         As in `keep_masks`.
@@ -101,6 +102,10 @@ def deletion_curve(
     scores = torch.as_tensor(found, dtype=torch.float64).detach().cpu().reshape(-1)
     if len(scores) != steps:
         raise ValueError(f"{len(scores)} scores for {steps} masks")
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            "a score is not finite: a stream without any token needs an answer too, or `valid` for one stream"
+        )
     fractions = torch.arange(steps, dtype=torch.float64) / steps
     area = float(torch.trapezoid(scores, fractions) / fractions[-1])
     return Curve(fractions=fractions, scores=scores, area=area)

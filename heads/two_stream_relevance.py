@@ -114,9 +114,9 @@ def vector_contributions(mask: Tensor, pooled: Tensor, gradient: Tensor) -> Tens
 
 def plan_attention(plan: Tensor) -> tuple[Tensor, Tensor]:
     """Read a transport plan (B, N, T) as attention in both directions: (B, 1, N, T) and (B, 1, T, N), rows sum to 1."""
-    both = (plan, plan.mT)
-    tiny = torch.finfo(plan.dtype).tiny
-    rows = [direction / direction.sum(-1, keepdim=True).clamp(min=tiny) for direction in both]
+    totals = [(direction, direction.sum(-1, keepdim=True)) for direction in (plan, plan.mT)]
+    # an empty row is divided by 1: its gradient stays finite
+    rows = [direction / total.where(total > 0, 1.0) for direction, total in totals]
     return rows[0][:, None], rows[1][:, None]
 
 
