@@ -69,7 +69,7 @@ def speech_files(folder: Path, root: Path, *, depth: int = MAX_DEPTH) -> SpeechF
             if trouble is not None:
                 if Path(entry.name).suffix.lower() in {"", *AUDIO_SUFFIXES, *TRANSCRIPT_SUFFIXES}:
                     found.problems.append(trouble)
-            elif entry.is_dir():
+            elif is_folder(entry):
                 # A link to a folder inside the input would show its files twice.
                 if left > 0 and entry.name not in IGNORED and not entry.is_symlink():
                     stack.append((Path(entry.path), left - 1))
@@ -79,6 +79,14 @@ def speech_files(folder: Path, root: Path, *, depth: int = MAX_DEPTH) -> SpeechF
     found.audio.sort()
     found.transcripts.sort()
     return found
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or leads to one; a loop of links is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _add(path: Path, root: Path, found: SpeechFiles) -> None:

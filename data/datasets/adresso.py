@@ -15,6 +15,7 @@ from ..chat import read_text
 from ..containment import contained, entries
 from ..errors import InputError
 from ..interviews import Interview, InterviewSet
+from ..speech_files import is_folder
 from ..transcripts import Speaker, Turn
 from .interview_media import Part, files_by_name, finished, interviews_of, note_absent, parts_below, subfolders
 from .interview_tables import Findings, canonical_label, tables
@@ -38,7 +39,7 @@ def _parts(root: Path) -> list[Path]:
 def _recognised(folders: Mapping[str, Path]) -> bool:
     if "audio" not in folders:
         return False
-    groups = {entry.name.lower() for entry in entries(folders["audio"]) if entry.is_dir()}
+    groups = {entry.name.lower() for entry in entries(folders["audio"]) if is_folder(entry)}
     return "segmentation" in folders or groups >= {"ad", "cn"} or groups >= {"decline", "no_decline"}
 
 

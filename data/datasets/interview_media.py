@@ -9,7 +9,7 @@ from pathlib import Path
 from ..containment import IGNORED, entries, inside
 from ..interviews import Interview, InterviewSet, Split
 from ..recognition import clean_label
-from ..speech_files import best_transcripts, relative_to, speech_files
+from ..speech_files import best_transcripts, is_folder, relative_to, speech_files
 from .case import raise_all
 from .interview_tables import Description, Findings, agreed, canonical_label
 
@@ -45,7 +45,7 @@ class Part:
 
 def parts_below(root: Path, recognised: Callable[[Mapping[str, Path]], bool], *, depth: int) -> list[Path]:
     """Return the folders, `root` first, whose subfolders (by lower-case name) are recognised; none below such a folder."""
-    folders = {entry.name.lower(): entry for entry in entries(root) if entry.name not in IGNORED and entry.is_dir()}
+    folders = {entry.name.lower(): entry for entry in entries(root) if entry.name not in IGNORED and is_folder(entry)}
     if recognised({name: Path(entry.path) for name, entry in folders.items()}):
         return [root]
     if depth == 0:
@@ -60,7 +60,7 @@ def subfolders(part: Part, findings: Findings) -> dict[str, Path]:
     for entry in entries(part.folder):
         if entry.is_symlink() and (trouble := inside(entry, part.root)) is not None:
             findings.errors.append(trouble)
-        elif entry.is_dir():
+        elif is_folder(entry):
             found[entry.name.lower()] = Path(entry.path)
     return found
 

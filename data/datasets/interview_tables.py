@@ -165,7 +165,7 @@ def tables(folders: Iterable[Path], root: Path, findings: Findings) -> dict[str,
     for folder in dict.fromkeys(folders):
         for entry in entries(folder):
             path = Path(entry.path)
-            if path.suffix.lower() not in _SUFFIXES or not entry.is_file() or contained(path, root) is not None:
+            if path.suffix.lower() not in _SUFFIXES or contained(path, root) is not None or not entry.is_file():
                 continue
             try:
                 rows = read_table(path, root, findings, numbers=True)

@@ -9,7 +9,7 @@ from ..containment import IGNORED, entries, inside
 from ..errors import InputError
 from ..interviews import Interview, InterviewSet
 from ..recognition import clean_label
-from ..speech_files import SpeechFiles, best_transcripts, case_of, relative_to, speech_files
+from ..speech_files import SpeechFiles, best_transcripts, case_of, is_folder, relative_to, speech_files
 from .interview_media import finished
 from .interview_tables import Description, Findings, read_rows, read_table
 
@@ -45,7 +45,7 @@ def interviews(root: Path) -> InterviewSet:
     rows = read_table(table, root, findings, numbers=False) if table else []
     folders: dict[str, list[os.DirEntry[str]]] = {}
     for entry in entries(root):
-        if entry.is_dir() and entry.name not in IGNORED:
+        if is_folder(entry) and entry.name not in IGNORED:
             folders.setdefault(clean_label(entry.name), []).append(entry)
     loose = speech_files(root, root, depth=0)
     found: list[Interview] = []

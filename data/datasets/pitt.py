@@ -14,7 +14,7 @@ from ..chat import ChatHeader, chat_header
 from ..errors import InputError
 from ..interviews import Interview, InterviewSet
 from ..speech_files import relative_to
-from .interview_media import FilesByName, Part, files_by_name, finished, parts_below
+from .interview_media import FilesByName, Part, files_by_name, finished, parts_below, subfolders
 from .interview_tables import Findings, canonical_label
 
 _NAME = re.compile(r"(?P<person>[0-9]{1,9})-(?P<visit>[A-Za-z0-9]{1,9})")
@@ -47,8 +47,9 @@ def interviews(root: Path) -> InterviewSet:
     counted: Counter[str] = Counter()
     for place in _places(root):
         part = Part.at(place, root)
+        folders = subfolders(part, findings)
         for group, label in _GROUPS.items():
-            folder = next(path for path in sorted(place.iterdir()) if path.name.lower() == group and path.is_dir())
+            folder = folders.get(group, place / group)
             tasks = [path for path in sorted(folder.rglob("*")) if path.name.lower() == TASK and path.is_dir()]
             audio: dict[str, tuple[Path, str | None]] = {}
             transcripts: dict[str, tuple[Path, str | None]] = {}

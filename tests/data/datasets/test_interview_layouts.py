@@ -312,6 +312,12 @@ def test_pitt_one_visit_in_both_groups_is_there_twice(tmp_path: Path) -> None:
     assert codes(tmp_path) == ["CHI-IN-172"]
 
 
+def test_pitt_a_group_that_is_a_link_out_of_the_input_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "elsewhere/cookie/001-0.cha", "Pitt/Control/cookie/002-0.cha")
+    (tmp_path / "Pitt/Dementia").symlink_to(tmp_path / "elsewhere")
+    assert codes(tmp_path / "Pitt") == ["CHI-IN-067"]
+
+
 def test_empty_folders_of_a_layout_are_an_error(tmp_path: Path) -> None:
     for folder in ("Control", "Dementia"):
         (tmp_path / folder / "cookie").mkdir(parents=True)
