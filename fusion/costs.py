@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ Normalise = Literal["max", "median", "none"]
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Switch autocast and reduced-precision matrix products (TF32, bfloat16) off within the block."""
-    matmul = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    matmul = backend.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = "ieee"
     try:

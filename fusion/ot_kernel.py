@@ -285,7 +285,7 @@ class OTKernel(nn.Module):
         )
         if not side:
             return pooled
-        image = pooled.embedding.unflatten(1, (side, side))
+        image = pooled.embedding.view(len(x), side, side, -1)
         return KernelEmbedding(embedding=image, plan=pooled.plan, value=pooled.value)
 
 

@@ -1,4 +1,4 @@
-"""Transport plans without a gradient, fast: scaling of exp(-cost / eps) in float32, the log domain where that breaks down.
+"""Transport plans without a gradient, fast: scaling of exp(-cost / eps) in float32, wider where that breaks down.
 
 Sinkhorn and Knopp's scaling is two matrix-vector products an iteration and one exp in all, where the log domain is two
 exps of the whole matrix an iteration; over-relaxation makes slowly converging problems (small eps) several times shorter.
@@ -34,7 +34,8 @@ def sinkhorn_plan(
     """Return balanced plans without a gradient, fast: scaling of exp(-cost / eps) in float32.
 
     On a CPU problems are solved one by one over their valid tokens (one fits the cache, a batch does not), elsewhere in one
-    batch. A problem that underflows, loses mass or overflows is solved again in the log domain in float64.
+    batch. A problem for which float32 is too narrow, or that does not converge, is solved again in float64, and then in the
+    log domain.
 
     Parameters
     ----------
@@ -79,33 +80,37 @@ def _scale_each(
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
     plan, solved = np.zeros_like(cost), np.ones(len(cost), dtype=bool)
-    full = (a > 0).all(1) & (b > 0).all(1)
-    with np.errstate(all="ignore"):  # what divides by zero is found by _scale and goes to the log domain
+    full = np.minimum(a.min(1), b.min(1)) > 0
+    with np.errstate(all="ignore"):  # what divides by zero is found by _scale
         for i in range(len(cost)):
-            if full[i]:
-                found = _scale(cost[i], a[i], b[i], eps, iterations, tolerance)
-                where: Any = i
-            else:
-                where = np.ix_([i], (rows := np.flatnonzero(a[i])), (columns := np.flatnonzero(b[i])))
-                if not len(rows) or not len(columns):
-                    continue
-                found = _scale(cost[where][0], a[i, rows], b[i, columns], eps, iterations, tolerance)
+            problem = cost[i], a[i], b[i]
+            if not full[i]:
+                rows, columns = np.flatnonzero(a[i]), np.flatnonzero(b[i])
+                problem = cost[i][rows][:, columns], a[i][rows], b[i][columns]
+            if not problem[0].size:
+                continue
+            found = _scale(*problem, eps, iterations, tolerance)
+            if found is None:
+                wide_cost, wide_a, wide_b = (part.astype(np.float64) for part in problem)
+                found = _scale(wide_cost, wide_a, wide_b, eps, iterations, tolerance)
             if found is None:
                 solved[i] = False
+            elif full[i]:
+                plan[i] = found
             else:
-                plan[where] = found
+                plan[i][np.ix_(rows, columns)] = found
     return torch.from_numpy(plan), torch.from_numpy(solved)
 
 
 def _scale(
-    cost: NDArray[np.float32],
-    a: NDArray[np.float32],
-    b: NDArray[np.float32],
+    cost: NDArray[Any],
+    a: NDArray[Any],
+    b: NDArray[Any],
     eps: float,
     iterations: int,
     tolerance: float,
-) -> NDArray[np.float32] | None:
-    """Scale one (n, m) kernel; None where float32 was too narrow for it or the iterations did not suffice."""
+) -> NDArray[Any] | None:
+    """Scale one (n, m) kernel; None where its type was too narrow for it or the iterations did not suffice."""
     kernel = cost - torch.from_numpy(cost).amin(1, keepdim=True).numpy()  # three times as fast as numpy's min
     kernel *= -1 / eps
     np.exp(kernel, out=kernel)
@@ -122,7 +127,10 @@ def _scale(
         return None
     u = a / kv
     v = b / (u @ kernel)
-    if not float(u.max()) * float(v.max()) * _TINY * cost.size <= 1e-6:  # entries that underflowed may have mattered
+    underflow = float(np.finfo(kernel.dtype).tiny)
+    if (
+        not float(u.max()) * float(v.max()) * underflow * cost.size <= 1e-6
+    ):  # entries that underflowed may have mattered
         return None
     kernel *= u[:, None]
     kernel *= v
@@ -134,7 +142,8 @@ class _Pace:
 
     Plain iterations shrink the error by a factor `rate`, so the distance to the limit is error / (1 - rate). Where the rate
     is slow, steps with omega = 2 / (1 + sqrt(1 - rate)) shrink it by omega - 1 instead; the rate that the slower ones
-    show is that of successive over-relaxation (Young 1954), and is solved for the plain rate again.
+    show is that of successive over-relaxation (Young 1954), and is solved for the plain rate again. Where that was too
+    bold and the error grows, plain iterations measure the rate anew.
     """
 
     def __init__(self, tolerance: float) -> None:
@@ -143,29 +152,40 @@ class _Pace:
         self.converged = False
         self._last = np.inf
         self._rate = 0.0
-        self._checks = 0
-        self._may_relax = True
+        self._checks = 0  # since omega changed
+        self._needed = 3
 
     def stop(self, error: float) -> bool:
-        if not error < self._last:
-            if error <= _FLOOR:  # float32 has no more digits
-                self.converged = True
-            elif error == error and self.omega > 1:  # noqa: PLR0124  (not NaN) too bold: go on plainly
-                self.omega, self._may_relax, self._last = 1.0, False, np.inf
-                return False
+        if error != error:  # noqa: PLR0124  (NaN: the scaling has broken down)
             return True
-        seen = 0.5 if math.isinf(self._last) else (error / self._last) ** (1 / _CHECK)
+        if error >= self._last and error <= _FLOOR:  # float32 has no more digits
+            self.converged = True
+            return True
+        if error >= self._last and self._checks > 0:
+            if self.omega == 1:
+                return True
+            self._use(1.0)
+            self._needed += 1
+            return False
+        seen = 0.5 if math.isinf(self._last) else min((error / self._last) ** (1 / _CHECK), 0.9999)
         self._last = error
         self._checks += 1
         if self.omega == 1:
             self._rate = seen
-        elif seen > self.omega - 1:
+        elif seen > self.omega - 1 and self._checks > 1:
             self._rate = max(self._rate, min((seen + self.omega - 1) ** 2 / (seen * self.omega**2), 0.9999))
         # one more iteration ends the solve, hence the rate in the numerator
         self.converged = error * self._rate / (1 - self._rate) <= self.tolerance
-        if self._may_relax and self._checks >= 4 and self._rate > 0.6:
-            self.omega = 2 / (1 + math.sqrt(1 - self._rate))
+        if self._rate > 0.6 and self._checks > (self._needed if self.omega == 1 else 1):
+            wanted = 2 / (1 + math.sqrt(1 - self._rate))
+            if wanted > self.omega:
+                last = self._last
+                self._use(wanted)
+                self._last = last
         return self.converged
+
+    def _use(self, omega: float) -> None:
+        self.omega, self._checks, self._last = omega, 0, np.inf
 
 
 def _scale_together(

@@ -278,6 +278,14 @@ def test_fast_plans_are_the_converged_ones(width: int, eps: float) -> None:
     assert float((sinkhorn_plan(cost, eps=eps) - converged).abs().sum((1, 2)).max()) < 1e-4
 
 
+def test_over_relaxation_converges_where_plain_iterations_do_not() -> None:
+    cost = cosine_cost(tokens(2, 60, 8), tokens(2, 50, 8, seed=1))
+    converged = sinkhorn_log(cost.double(), eps=0.01, iterations=5000, tolerance=1e-10).plan
+    plain = sinkhorn_log(cost.double(), eps=0.01, iterations=200).plan
+    assert float((plain - converged).abs().sum((1, 2)).max()) > 3e-3
+    assert float((sinkhorn_plan(cost, eps=0.01, iterations=200) - converged).abs().sum((1, 2)).max()) < 1e-4
+
+
 def test_fast_plans_respect_padding_and_empty_items() -> None:
     cost = cosine_cost(tokens(3, 7, 8), tokens(3, 5, 8, seed=1))
     a, b = masks()
@@ -286,6 +294,21 @@ def test_fast_plans_respect_padding_and_empty_items() -> None:
     assert torch.equal(plan != 0, a[:, :, None] & b[:, None, :] & b.any(1)[:, None, None])
     torch.testing.assert_close(plan[1:2, :4, :2], sinkhorn_plan(cost[1:2, :4, :2], eps=0.1))
     assert off(plan, a, b) < 1e-5
+
+
+def test_a_fast_plan_that_float32_is_too_narrow_for_is_solved_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    from chiasm.fusion import scaling
+
+    cost = cosine_cost(tokens(1, 20, 32), tokens(1, 15, 32, seed=1))
+    expected = sinkhorn_plan(cost, eps=0.1)
+    # a constant for each column changes no plan, but exp(-120) is 0 in float32
+    shifted = cost + torch.linspace(0, 12, 15)
+    types = []
+    scale = scaling._scale
+    monkeypatch.setattr(scaling, "_scale", lambda c, *rest: (types.append(c.dtype), scale(c, *rest))[1])
+    monkeypatch.delattr(scaling, "sinkhorn_log")
+    assert float((sinkhorn_plan(shifted, eps=0.1) - expected).abs().sum()) < 1e-4
+    assert types == [np.float32, np.float64]
 
 
 @pytest.mark.parametrize("eps", [0.002, 0.0002])
