@@ -17,6 +17,13 @@ RICH = "boy stool cookie jar sink water overflowing mother window curtain plate 
 POOR = "thing it there uh that something this um".split()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer fits: where the choice of C is not what is tested."""
+    monkeypatch.setattr(b, "FOLDS", 2)
+    monkeypatch.setattr(b, "GRID", {"logistic": (0.01, 1.0), "svm": (1.0, 10.0), "words": (1.0, 10.0)})
+
+
 def cohort(cue: str, n: int = 40, *, seed: int = 0, start: int = 0, n_classes: int = 2) -> list[b.BaselineInput]:
     """Persons whose label shows in one property only, all else being drawn alike."""
     rng = np.random.default_rng(seed)
@@ -63,6 +70,7 @@ def test_a_baseline_finds_its_own_cue(name: str) -> None:
     assert accuracy(name, name) > 0.75
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("name", "cue"),
     [("pauses", "words"), ("words", "voice"), ("voice", "pauses"), ("metadata", "pauses"), ("metadata", "words")],
@@ -99,6 +107,7 @@ def test_missing_metadata_are_marked_not_guessed() -> None:
     assert (p.argmax(axis=1) == [one.label for one in test]).mean() == 1.0
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_column_that_nobody_has_is_no_trouble() -> None:
     def bare(start: int) -> list[b.BaselineInput]:
         made = cohort("metadata", 30, start=start, seed=start)
@@ -117,6 +126,7 @@ def test_the_majority_is_the_share_of_the_training_set() -> None:
     np.testing.assert_allclose(p, np.tile([20 / 39, 19 / 39], (4, 1)))
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", NAMES)
 def test_one_seed_gives_one_answer_and_test_labels_do_not_matter(name: str) -> None:
     train, test = cohort("words", 30), cohort("words", 6, start=100)
@@ -125,6 +135,7 @@ def test_one_seed_gives_one_answer_and_test_labels_do_not_matter(name: str) -> N
     np.testing.assert_array_equal(first, b.baseline_named(name).fit_predict(train, turned, 3))
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_test_recording_is_judged_alone(name: str) -> None:
     train, test = cohort("words", 30), cohort("words", 6, start=100)
@@ -132,6 +143,7 @@ def test_a_test_recording_is_judged_alone(name: str) -> None:
     np.testing.assert_allclose(whole[:1], b.baseline_named(name).fit_predict(train, test[:1], 0), atol=1e-12)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", NAMES)
 def test_three_classes(name: str) -> None:
     train, test = cohort("metadata", 45, n_classes=3), cohort("metadata", 9, start=100, n_classes=3)
