@@ -26,6 +26,7 @@ _PIECE = re.compile(
       | (?P<token>[^\s\[\]<>]+)""",
     re.VERBOSE,
 )
+_EXCLUDED = re.compile(r"\[\+[ \t]?exc\]")
 _PAUSE = re.compile(r"\((?P<length>\.+|[\d:.]{1,12})\)")
 _ELIDED = re.compile(r"\([^()]*\)")
 _TIMES = re.compile(r"x\s*(\d{1,3})")
@@ -96,7 +97,7 @@ class CleaningOptions:
 
 def excluded(text: str) -> bool:
     """Whether an utterance is marked as no part of the task."""
-    return "[+ exc]" in text
+    return _EXCLUDED.search(text) is not None
 
 
 def clean_utterance(text: str, options: CleaningOptions, counts: MutableMapping[str, int]) -> list[str]:
@@ -116,7 +117,8 @@ def clean_utterance(text: str, options: CleaningOptions, counts: MutableMapping[
         None holds white space or is empty.
     """
     utterance = _Utterance(options, counts)
-    for piece in _PIECE.finditer(text):
+    # The one event that older transcripts of the Pitt corpus write with a blank.
+    for piece in _PIECE.finditer(text.replace("&=clears throat", "&=clears:throat")):
         utterance.add(str(piece.lastgroup), piece[0])
     counts["words"] += sum(is_word for _, is_word in utterance.items)
     return [text for text, _ in utterance.items]

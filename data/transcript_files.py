@@ -203,11 +203,13 @@ def _table(text: str, name: str) -> list[_Said]:
             f"The first line names the columns: {', '.join(COLUMNS)} (the last three may be missing).",
             file=name,
         )
-    # Words may be quotation marks: only commas and semicolons need quoting.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     said = []
     try:
-        for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter, quoting=quoting), start=2):
+        # Words may be quotation marks: only commas and semicolons need quoting.
+        rows = csv.reader(
+            lines[1:], delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        )
+        for number, row in enumerate(rows, start=2):
             values = dict(zip(header, row, strict=False))
             said.append(_said(row[word] if word < len(row) else "", values, f"line {number}", name))
     except csv.Error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ CORPUS = [
 ]
 HEADER = "@UTF8\n@Begin\n@Languages:\teng\n@Participants:\tPAR Participant, INV Investigator\n"
 IDS = "@ID:\teng|Pitt|PAR|57;06.|male|ProbableAD||Participant|18||\n@ID:\teng|Pitt|INV|||||Investigator|||\n"
+
+
+SWITCHES = [field.name for field in fields(CleaningOptions) if isinstance(field.default, bool)]
 
 
 def chat(folder: Path, body: str, *, header: str = HEADER + IDS, encoding: str = "utf-8") -> Path:
@@ -56,8 +61,9 @@ def test_the_corpus_is_odd_enough_and_each_line_has_its_own_name() -> None:
     assert len({row[0] for row in CORPUS}) == len(CORPUS)
 
 
-def test_an_excluded_utterance_goes_only_when_asked_and_is_not_counted_then(tmp_path: Path) -> None:
-    path = chat(tmp_path, "*PAR:\t&-uh shall I start ? [+ exc]\n*PAR:\tthe boy .\n")
+@pytest.mark.parametrize("mark", ["[+ exc]", "[+exc]", "[+ gram] [+ exc]"])
+def test_an_excluded_utterance_goes_only_when_asked_and_is_not_counted_then(mark: str, tmp_path: Path) -> None:
+    path = chat(tmp_path, f"*PAR:\t&-uh shall I start ? {mark} \x150_5\x15\n*PAR:\tthe boy .\n")
     assert read_chat(path).counts["utterances"] == 2
     transcript = read_chat(path, CleaningOptions(keep_excluded=False))
     assert transcript.text == "the boy"
@@ -239,6 +245,31 @@ def test_thousands_of_lines_are_read_in_linear_time(tmp_path: Path) -> None:
     start = time.process_time()
     assert read_chat(chat(tmp_path, "\ta\n" + "*PAR:\ta\n\tb\n" * 30_000)).counts["words"] == 60_000
     assert time.process_time() - start < 8.0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_mixture_of_marks_gives_sound_words_or_a_code(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    marks = [row[1].replace("␕", "\x15") for row in CORPUS]
+    signs = [*"[]<>()&=+/.:#@_^0*%\x15\t\n é", "*PAR:\t", "*INV:\t", "%mor:\t", "1_2", "xxx", "word", *marks]
+    body = "".join(rng.choice(signs) for _ in range(400))
+    chosen = CleaningOptions(**{name: rng.random() < 0.5 for name in SWITCHES}, pause_token=rng.choice(["", "[p]"]))  # type: ignore[arg-type]
+    transcript = read_chat(chat(tmp_path, "*PAR:\t" + body + "\n"), chosen)
+    assert all(word.text and not any(sign.isspace() for sign in word.text) for word in transcript.words)
+    assert all(n >= 0 for n in transcript.counts.values())
+    assert transcript.counts["words"] == sum(w.text != "[p]" for w in transcript.said_by("participant"))
+    assert transcript.counts["long_pauses"] <= transcript.counts["pauses"]
+    for word in transcript.words:
+        assert (word.start_s is None) == (word.end_s is None)
+        assert word.start_s is None or word.end_s is None or 0 <= word.start_s <= word.end_s
+    assert list(transcript.turns) == sorted(transcript.turns, key=lambda turn: (turn.start_s, turn.end_s))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes_give_a_code(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "S001.cha"
+    path.write_bytes(random.Random(seed).randbytes(2_000))
+    assert code(path) in {"CHI-IN-160", "CHI-IN-161"}
 
 
 # ---- header ---------------------------------------------------------------------------------------------------------
