@@ -11,28 +11,37 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..data.errors import ChiasmError, RecipeError, SeveralErrors, did_you_mean
 
+if TYPE_CHECKING:
+    from .speech_recipe import SpeechRecipe
+
 CODES = {
     "CHI-RC-003": "No recipe of that name or file.",
     "CHI-RC-004": "The recipe is not readable YAML, or uses what a recipe may not use (tags, aliases, repeated keys).",
     "CHI-RC-005": "A recipe field is unknown, missing or has a value outside what is allowed.",
+    "CHI-RC-006": "A recipe of another task than the command works on.",
 }
+TASKS = ("segmentation", "dementia")
 MAX_RECIPE_BYTES = 256 * 1024
 
-ComponentKind = Literal["brain-mask", "unet3d", "swin-unetr", "monai"]
+ComponentKind = Literal[
+    "brain-mask", "unet3d", "swin-unetr", "monai", "text-transformer", "image-transformer", "silero-vad", "two-stream"
+]
 
 
-class _Model(BaseModel):
+class Fields(BaseModel):
+    """A block of a recipe: no field that is not listed, nothing changes after reading."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ChannelSpec(_Model):
+class ChannelSpec(Fields):
     """How a channel is recognised: BIDS suffixes, and words in a loose file's name."""
 
     suffixes: tuple[str, ...] = ()
@@ -40,7 +49,7 @@ class ChannelSpec(_Model):
     optional: bool = False
 
 
-class ComponentSpec(_Model):
+class ComponentSpec(Fields):
     """A network: its kind (allow-list), the weights that it needs and its parameters."""
 
     kind: ComponentKind
@@ -55,7 +64,7 @@ class ComponentSpec(_Model):
         return (self.weights,) if isinstance(self.weights, str) else self.weights
 
 
-class SpaceSpec(_Model):
+class SpaceSpec(Fields):
     """The space that the network sees: spacing (null: the input's own) and crop."""
 
     spacing_mm: Annotated[float, Field(ge=0.1, le=20)] | None = None
@@ -63,7 +72,7 @@ class SpaceSpec(_Model):
     margin_mm: Annotated[float, Field(ge=0, le=100)] = 8.0
 
 
-class WindowsSpec(_Model):
+class WindowsSpec(Fields):
     """Sliding windows, in voxels of the model space."""
 
     size: tuple[
@@ -73,7 +82,7 @@ class WindowsSpec(_Model):
     blend: Literal["gaussian", "constant"] = "gaussian"
 
 
-class RegionSpec(_Model):
+class RegionSpec(Fields):
     """A nested region: which labels belong to it and what it writes; later regions overwrite earlier ones."""
 
     name: str
@@ -81,25 +90,36 @@ class RegionSpec(_Model):
     write: Annotated[int, Field(ge=1, le=65535)]
 
 
-class Recipe(_Model):
-    """A whole recipe; ``docs/design.md`` shows one."""
+class BaseRecipe(Fields):
+    """What every recipe has, whatever its task."""
 
     recipe: Literal[1]
-    pipeline: Literal["segmentation"]
+    pipeline: str
     title: str
     name: str = ""
     channels: dict[str, ChannelSpec] = Field(min_length=1)
     components: dict[str, ComponentSpec]
+    notices: tuple[str, ...] = ()
+    citations: tuple[str, ...] = ()
+    methods: str = ""
+    training: dict[str, Any] | None = None
+
+    def sha256(self) -> str:
+        """Hash of everything that can change an output; titles, citations and training settings cannot."""
+        kept = self.model_dump(mode="json", exclude={"training", "title", "citations", "methods", "notices"})
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+class Recipe(BaseRecipe):
+    """A segmentation recipe; ``docs/design.md`` shows one."""
+
+    pipeline: Literal["segmentation"]
     space: SpaceSpec = SpaceSpec()
     intensity: Literal["zscore-nonzero", "percentile", "none"] = "zscore-nonzero"
     windows: WindowsSpec = WindowsSpec()
     labels: dict[Annotated[int, Field(ge=1, le=65535)], str] = Field(default_factory=dict)
     regions: tuple[RegionSpec, ...] = ()
     plausible_ml: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-    citations: tuple[str, ...] = ()
-    methods: str = ""
-    training: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
@@ -119,11 +139,6 @@ class Recipe(_Model):
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
-
-    def sha256(self) -> str:
-        """Hash of everything that can change an output; titles, citations and training settings cannot."""
-        kept = self.model_dump(mode="json", exclude={"training", "title", "citations", "methods", "notices"})
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     @property
     def n_outputs(self) -> int:
@@ -163,7 +178,7 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name_or_file: str | Path) -> Recipe:
+def load_recipe(name_or_file: str | Path) -> Recipe | SpeechRecipe:
     """Read a recipe by name (in ``configs/``) or from a file.
 
     Raises
@@ -175,7 +190,7 @@ def load_recipe(name_or_file: str | Path) -> Recipe:
     return parse_recipe(text, name=name)
 
 
-def parse_recipe(text: str, *, name: str) -> Recipe:
+def parse_recipe(text: str, *, name: str) -> Recipe | SpeechRecipe:
     """Check the text of a recipe; see `load_recipe` for the errors."""
     try:
         tree = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader with more refusals
@@ -190,10 +205,44 @@ def parse_recipe(text: str, *, name: str) -> Recipe:
         raise RecipeError(
             "CHI-RC-004", f"recipe '{name}' is not a mapping of fields.", "See configs/brain-tissue.yaml for the form."
         )
+    kind = _kind_of(tree.get("pipeline"), name)
     try:
-        return Recipe.model_validate({"name": name, **tree})
+        return kind.model_validate({"name": name, **tree})
     except ValidationError as error:
-        raise SeveralErrors(list(_field_errors(error, name))) from None
+        raise SeveralErrors(list(_field_errors(error, name, kind))) from None
+
+
+def segmentation_recipe(name_or_file: str | Path) -> Recipe:
+    """Read a recipe that must be one of segmentation, as `load_recipe`.
+
+    Raises
+    ------
+    RecipeError
+        ``CHI-RC-006`` the recipe is of another task.
+    """
+    recipe = load_recipe(name_or_file)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            "CHI-RC-006",
+            f"recipe '{recipe.name}' is of the task '{recipe.pipeline}', and a segmentation is needed here.",
+            "`chiasm info` lists recipes by task.",
+        )
+    return recipe
+
+
+def _kind_of(pipeline: object, name: str) -> type[Recipe] | type[SpeechRecipe]:
+    if pipeline == "dementia":
+        from .speech_recipe import SpeechRecipe
+
+        return SpeechRecipe
+    if pipeline is not None and pipeline != "segmentation":
+        near = did_you_mean(str(pipeline), TASKS)
+        raise RecipeError(
+            "CHI-RC-005",
+            f"recipe '{name}', pipeline: there is no task '{pipeline}'.{near}",
+            f"Allowed: {', '.join(TASKS)}.",
+        )
+    return Recipe
 
 
 def _text(name_or_file: str | Path) -> tuple[str, str]:
@@ -226,35 +275,37 @@ def _text(name_or_file: str | Path) -> tuple[str, str]:
     return str(name_or_file), resources.files("chiasm.configs").joinpath(f"{name_or_file}.yaml").read_text("utf-8")
 
 
-def _field_errors(error: ValidationError, name: str) -> Iterator[ChiasmError]:
+def _field_errors(error: ValidationError, name: str, kind: type[BaseRecipe]) -> Iterator[ChiasmError]:
     for item in error.errors(include_url=False):
         path = ".".join(str(part) for part in item["loc"]) or "recipe"
         got = item.get("input")
         got_text = f", got {got!r}" if isinstance(got, str | int | float | bool) and len(repr(got)) < 60 else ""
         near = ""
         if item["type"] == "extra_forbidden":
-            near = did_you_mean(str(item["loc"][-1]), _fields_at(item["loc"][:-1]))
+            near = did_you_mean(str(item["loc"][-1]), _fields_at(item["loc"][:-1], kind))
         elif item["type"] == "literal_error" and isinstance(got, str):
-            near = did_you_mean(got, [str(choice) for choice in _choices(item["loc"])])
+            near = did_you_mean(got, [str(choice) for choice in _choices(item["loc"], kind)])
         message = item["msg"].removeprefix("Value error, ")
         yield RecipeError("CHI-RC-005", f"recipe '{name}', {path}: {message[0].lower() + message[1:]}{got_text}.{near}")
 
 
-_BLOCKS: dict[str, type[_Model]] = {
-    "channels": ChannelSpec,
-    "components": ComponentSpec,
-    "space": SpaceSpec,
-    "windows": WindowsSpec,
-    "regions": RegionSpec,
-}
+_BLOCKS: dict[str, type[Fields]] = {"channels": ChannelSpec, "components": ComponentSpec, "regions": RegionSpec}
+"""Blocks whose fields stand one level deeper than their name; the others are found through the recipe's own fields."""
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model = _BLOCKS.get(str(location[0]), Recipe) if location else Recipe
-    return list(model.model_fields)
+def _block(location: tuple[int | str, ...], kind: type[BaseRecipe]) -> type[BaseModel]:
+    if not location:
+        return kind
+    name = str(location[0])
+    field = kind.model_fields.get(name)
+    own = field.annotation if field is not None else None
+    return _BLOCKS.get(name) or (own if isinstance(own, type) and issubclass(own, BaseModel) else kind)
 
 
-def _choices(location: tuple[int | str, ...]) -> tuple[Any, ...]:
-    model = _BLOCKS.get(str(location[0]), Recipe) if len(location) > 1 else Recipe
-    field = model.model_fields.get(str(location[-1]))
+def _fields_at(location: tuple[int | str, ...], kind: type[BaseRecipe]) -> list[str]:
+    return list(_block(location, kind).model_fields)
+
+
+def _choices(location: tuple[int | str, ...], kind: type[BaseRecipe]) -> tuple[Any, ...]:
+    field = _block(location[:-1], kind).model_fields.get(str(location[-1]))
     return get_args(field.annotation) if field is not None else ()

@@ -14,7 +14,7 @@ from .tensors import check_fit, fill, read_tensors
 from .weights import WeightsFolder, check_synthetic, find_all
 
 if TYPE_CHECKING:
-    from ..recipes import ComponentSpec, Recipe
+    from ..recipes import BaseRecipe, ComponentSpec
 
 CODES = {
     "CHI-RC-060": "A component's kind is not on the list of kinds.",
@@ -24,7 +24,9 @@ CODES = {
 Config = TypeVar("Config")
 
 
-def load_components(recipe: Recipe, device: str | torch.device, *, input_is_phantom: bool = False) -> dict[str, object]:
+def load_components(
+    recipe: BaseRecipe, device: str | torch.device, *, input_is_phantom: bool = False
+) -> dict[str, object]:
     """Build every component of a recipe, filled, in evaluation mode, in float32, on the device.
 
     Parameters

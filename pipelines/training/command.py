@@ -22,7 +22,7 @@ from ..engine.components import build_network
 from ..engine.memory import keep_freed_memory
 from ..engine.tensors import fill, read_tensors, write_folder
 from ..engine.weights import find
-from ..recipes import Recipe, load_recipe
+from ..recipes import Recipe, segmentation_recipe
 from .cases import CaseSource, PreparedCase, prepare_cases
 from .checkpoints import POINTER
 from .folds import held_out
@@ -72,7 +72,7 @@ def train(
     fold : str, optional
         A number: hold that fold out. ``all``: train on every case. None: each fold in turn, in ``OUT/fold-<k>``.
     """
-    recipe = load_recipe(recipe_name)
+    recipe = segmentation_recipe(recipe_name)
     settings = read_settings(recipe.training, name=recipe.name)
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})

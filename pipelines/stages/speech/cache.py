@@ -1,0 +1,90 @@
+"""Features kept by content: the key is what they were made from, so a stale entry cannot be found. Safetensors, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ....data.atomic import atomic_path
+from ...speech_recipe import SpeechRecipe
+from .features import SpeechFeatures
+from .hearing import Sources, View
+
+FORMAT = 1
+"""Raised when what features are changes: older entries are then no longer found."""
+_TENSORS = ("ids", "word_index", "text_tokens", "pixels", "audio_tokens", "audio_spans")
+
+
+class FeatureCache:
+    """A folder of features.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when first written to. May be shared by studies, folds and processes: entries appear whole or not at all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def key(
+        self, sources: Sources, recipe: SpeechRecipe, hashes: Mapping[str, str], *, view: View, frozen: bool
+    ) -> str:
+        """Return the name of an entry: a hash of the files, of every setting that matters, and of the encoders."""
+        files = {
+            name: _sha256(path)
+            for name, path in (
+                ("audio", sources.audio),
+                ("transcript", sources.transcript),
+                ("segments", sources.segments),
+            )
+            if path is not None
+        }
+        settings = recipe.model_dump(mode="json", include={"audio", "transcript"})
+        encoders = dict(hashes) if frozen else {"text": hashes.get("text", "")}
+        whole = [FORMAT, files, settings, encoders, view, frozen]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry; what is damaged shows when it is read."""
+        return self._path(key).is_file()
+
+    def read(self, key: str) -> SpeechFeatures | None:
+        """Return an entry, or None where there is none or it is damaged (it is then made again)."""
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        times = tuple(None if pair is None else (pair[0], pair[1]) for pair in about.pop("word_times"))
+        return SpeechFeatures(words=tuple(about.pop("words")), word_times=times, **about, **tensors)
+
+    def write(self, key: str, features: SpeechFeatures) -> None:
+        """Keep an entry."""
+        about: dict[str, Any] = {
+            "words": list(features.words),
+            "word_times": list(features.word_times),
+            "n_truncated": features.n_truncated,
+            "facts": dict(features.facts),
+        }
+        tensors = {
+            name: getattr(features, name).contiguous() for name in _TENSORS if getattr(features, name) is not None
+        }
+        with atomic_path(self._path(key)) as temporary:
+            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

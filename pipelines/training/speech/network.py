@@ -1,0 +1,111 @@
+"""What is trained: the classifier on cached tokens, or encoders and classifier from end to end."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ....encoders.image_transformer import reduce_tokens
+from ....heads.two_stream import TwoStreamClassifier, TwoStreamOutput
+from ...stages.speech.features import Encoders
+from .batches import Batch
+
+
+class SpeechNetwork(nn.Module):
+    """A classifier and, where these are trained too, its encoders.
+
+    Parameters
+    ----------
+    classifier : TwoStreamClassifier
+    encoders : Encoders, optional
+        Copied; None: batches bring tokens of frozen encoders.
+    tokens : {'patches', 'time', 'chunk'}
+        What a picture becomes.
+    autocast : dtype, optional
+        Of the encoders; the classifier, with its transport, stays in float32.
+    """
+
+    def __init__(
+        self,
+        classifier: TwoStreamClassifier,
+        encoders: Encoders | None = None,
+        *,
+        tokens: Literal["patches", "time", "chunk"] = "time",
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        streams = classifier.config.streams
+        trained = encoders is not None
+        self.text_encoder = copy.deepcopy(encoders.text) if trained and streams != "audio" else None
+        self.audio_encoder = copy.deepcopy(encoders.audio) if trained and streams != "text" else None
+        for encoder in (self.text_encoder, self.audio_encoder):
+            if encoder is not None:
+                encoder.requires_grad_(True)
+        self.tokens, self.autocast = tokens, autocast
+
+    def forward(self, batch: Batch, *, keep_attention: bool = False) -> TwoStreamOutput:
+        """Classify a batch; in training a modality is withheld by chance, where the classifier says so."""
+        streams = self.classifier.config.streams
+        text_mask, audio_mask = self._withheld(batch.text_mask, batch.audio_mask)
+        text = self._text(batch) if streams != "audio" else None
+        audio = self._audio(batch) if streams != "text" else None
+        with torch.autocast(batch.label.device.type, enabled=False):
+            output: TwoStreamOutput = self.classifier(text, text_mask, audio, audio_mask, keep_attention=keep_attention)
+        return output
+
+    def _withheld(self, text_mask: Tensor, audio_mask: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.classifier.config
+        if not self.training or not config.modality_dropout or config.streams != "both":
+            return text_mask, audio_mask
+        both = text_mask.any(1) & audio_mask.any(1)
+        chance = torch.rand(2, len(both)).to(text_mask.device)
+        drop, which = both & (chance[0] < config.modality_dropout), chance[1] < 0.5
+        return text_mask & ~(drop & which)[:, None], audio_mask & ~(drop & ~which)[:, None]
+
+    def _text(self, batch: Batch) -> Tensor:
+        if self.text_encoder is None:
+            return batch.text
+        with self._precision(batch):
+            # A row without any token would make attention over nothing.
+            mask = batch.text_mask | ~batch.text_mask.any(1, keepdim=True)
+            tokens: Tensor = self.text_encoder(batch.text, mask).tokens
+        return tokens.float()
+
+    def _audio(self, batch: Batch) -> Tensor:
+        if self.audio_encoder is None:
+            return batch.audio
+        width = self.audio_encoder.width
+        padded = torch.zeros(*batch.audio_mask.shape, width, device=batch.audio.device)
+        if not sum(batch.n_pictures):
+            return padded
+        with self._precision(batch):
+            encoded = reduce_tokens(self.audio_encoder(batch.audio), self.tokens)
+        parts = encoded.float().split(list(batch.n_pictures))
+        rows = [
+            torch.cat([row.flatten(0, 1), padded[0, : padded.shape[1] - row.shape[0] * row.shape[1]]]) for row in parts
+        ]
+        return torch.stack(rows)
+
+    def _precision(self, batch: Batch) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(batch.label.device.type, dtype=self.autocast)
+
+    def groups(self, learning_rate: float, encoder_learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimiser's parameter groups: encoders slowly, classifier fast; no decay of biases and norms."""
+        groups = []
+        for modules, rate in (
+            ((self.classifier,), learning_rate),
+            ((self.text_encoder, self.audio_encoder), encoder_learning_rate),
+        ):
+            parameters = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
+            for decayed in (True, False):
+                chosen = [p for p in parameters if (p.ndim > 1) is decayed]
+                if chosen:
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay if decayed else 0.0})
+        return groups
