@@ -27,12 +27,16 @@ class MaskedPatchesConfig:
     target : 'image' or 'patch'
         What is predicted: pixels with mean 0 and variance 1 over each plane of the picture (levels and pauses must be
         known), or over each patch (its texture alone counts).
+    plane_weights : (float, float, float)
+        Weights of the planes in the loss. The derivatives of a squeezed recording are nearly noise: at equal weight most
+        of the loss, and of its gradient, is what nobody can predict.
     decoder_width, decoder_layers, decoder_heads : int
         Size of the decoder, which is thrown away afterwards.
     """
 
     ratio: float = 0.75
     target: Literal["image", "patch"] = "image"
+    plane_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     decoder_width: int = 96
     decoder_layers: int = 2
     decoder_heads: int = 3
@@ -51,7 +55,7 @@ class MaskedPatchesOutput:
     Parameters
     ----------
     loss : Tensor, scalar
-        Mean squared error over the hidden patches.
+        Mean squared error over the hidden patches, planes weighted.
     predicted, target : Tensor, shape (B, N, 3 * height * width)
         Of every patch, the visible ones too.
     hidden : Tensor of bool, shape (B, N)
@@ -84,7 +88,7 @@ class MaskedPatches(nn.Module):
         width = config.decoder_width
         self.project = nn.Linear(encoder.width, width)
         self.hidden_token = nn.Parameter(torch.zeros(width))
-        self.positions = nn.Parameter(0.02 * torch.randn(self.n_patches, width))
+        self.positions = nn.Parameter(sincos_positions(encoder.grid, width))
         layer = nn.TransformerEncoderLayer(
             width, config.decoder_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
@@ -112,7 +116,9 @@ class MaskedPatches(nn.Module):
         decoded = self.decoder(torch.cat([special.to(grid.dtype), grid], dim=1))
         predicted = self.pixels(decoded[:, self.encoder.n_special :]).float()
         target = self.targets(pixels)
-        loss = (predicted - target).square().mean(2)[hidden].mean()
+        planes = (predicted - target).square().unflatten(2, (3, -1)).mean(3)[hidden].mean(0)
+        weights = planes.new_tensor(self.config.plane_weights)
+        loss = (planes * weights).sum() / weights.sum()
         return MaskedPatchesOutput(loss, predicted, target, hidden)
 
     def targets(self, pixels: Tensor) -> Tensor:
@@ -120,6 +126,32 @@ class MaskedPatches(nn.Module):
         if self.config.target == "image":
             return patchify(_standardised(pixels.float(), (2, 3)), self.encoder.patch)
         return _standardised(patchify(pixels.float(), self.encoder.patch), (2,))
+
+
+def begin(network: MaskedPatches) -> None:
+    """Set weights to begin learning from, as He et al. do: uniform (Glorot & Bengio 2010), positions as sines and cosines.
+
+    Small widths learn very slowly from the narrow normal distribution of transformers.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.data.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    encoder, model = network.encoder, network.encoder.model
+    places: Tensor = model.embeddings.position_embeddings.data  # type: ignore[union-attr, assignment]
+    places[0, encoder.n_special :] = sincos_positions(encoder.grid, encoder.width)
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Return sines and cosines of row (first half) and column of each patch, shape (rows * cols, width)."""
+    if width % 4:
+        raise ValueError(f"the width of positions in two directions is a multiple of 4, not {width}")
+    frequencies = 10000 ** (-torch.arange(width // 4) / (width // 4))
+    angles = [torch.arange(n)[:, None] * frequencies for n in grid]
+    rows, cols = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in angles)
+    both = [rows[:, None].expand(-1, grid[1], -1), cols[None].expand(grid[0], -1, -1)]
+    return torch.cat(both, dim=2).flatten(0, 1)
 
 
 def patchify(pixels: Tensor, patch: tuple[int, int]) -> Tensor:

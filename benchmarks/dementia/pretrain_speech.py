@@ -28,7 +28,7 @@ import torch
 
 from chiasm.encoders.image_transformer import ImageTransformer
 from chiasm.encoders.log_mel import LogMelConfig, LogMelImage
-from chiasm.encoders.masked_patches import MaskedPatches, MaskedPatchesConfig, MaskedPatchesOutput
+from chiasm.encoders.masked_patches import MaskedPatches, MaskedPatchesConfig, MaskedPatchesOutput, begin
 from chiasm.encoders.speech_images import SpeechImageConfig, to_images
 from chiasm.pipelines.engine.memory import keep_freed_memory
 
@@ -41,7 +41,7 @@ NETWORK = {
     "model_type": "deit", "image_size": 224, "patch_size": 16, "num_channels": 3, "hidden_size": 192,
     "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768,
 }  # fmt: skip
-BATCH, BUFFER, CROPS_A_RECORDING, PEAK_RATE = 64, 64, 24, 1e-3
+BATCH, BUFFER, CROPS_A_RECORDING, PEAK_RATE = 32, 64, 24, 1e-3
 MEL = LogMelConfig()
 
 WHO = (
@@ -254,9 +254,10 @@ def main() -> None:
     if human := human_voices():
         tests["human voices"] = Recordings({"human": human}, SEED + 4)
     held_out = {
-        name: torch.stack([maker.crop(maker.picture()) for _ in range(2 * BATCH)]) for name, maker in tests.items()
+        name: torch.stack([maker.crop(maker.picture()) for _ in range(4 * BATCH)]) for name, maker in tests.items()
     }
-    network = MaskedPatches(ImageTransformer.from_config(NETWORK), MaskedPatchesConfig())
+    network = MaskedPatches(ImageTransformer.from_config(NETWORK), MaskedPatchesConfig(plane_weights=(1.0, 0.2, 0.2)))
+    begin(network)
     network.train()
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
