@@ -10,10 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import RecipeError
+
+CODES: dict[str, str] = {
+    "CHI-RC-102": "a folder of interviews has no readable table of what was planted (it is no phantom of this program)",
+}
+
+TRUTH = Path("derivatives") / "truth" / "markers.tsv"
+"""Where a cohort keeps what was planted."""
 
 Stream = Literal["text", "audio"]
 Floats = NDArray[np.float64]
@@ -170,3 +180,45 @@ def draw_markers(rng: np.random.Generator, patients: NDArray[np.bool_], *, stren
     values[HABITS["text"]] = opener.astype(np.float64)
     values[HABITS["audio"]] = (opener ^ differ).astype(np.float64)
     return values
+
+
+def expected_accuracy(*, strength: float = 1.0, n: int = 200_000, seed: int = 0) -> dict[str, float]:
+    """Return what `ideal_observer` reaches on average: over `n` persons, half of them patients, without making them."""
+    patients = np.arange(n) % 2 == 1
+    values = draw_markers(np.random.default_rng(seed), patients, strength=strength)
+    return ideal_observer(values, patients, strength=strength)
+
+
+def read_truth(root: Path, split: str | None = None) -> tuple[list[str], dict[str, Floats], NDArray[np.bool_]]:
+    """Read what was planted in a cohort.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the cohort.
+    split : {'train', 'test'}, optional
+        One part only.
+
+    Returns
+    -------
+    names : list of str
+    values : dict of str to ndarray, shape (n,)
+        As `draw_markers`, then what was said (``said_words`` ...) and ``duration_s``.
+    patients : ndarray of bool, shape (n,)
+
+    Raises
+    ------
+    RecipeError
+        CHI-RC-102.
+    """
+    try:
+        header, *lines = (root / TRUTH).read_text("utf-8").splitlines()
+        rows = [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+        rows = [row for row in rows if split in (None, row["split"])]
+        columns = [name for name in header.split("\t") if name not in ("participant_id", "split", "group")]
+        values = {name: np.array([float(row[name]) for row in rows]) for name in columns}
+        return [row["participant_id"] for row in rows], values, np.array([row["group"] == "AD" for row in rows])
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(
+            "CHI-RC-102", "the table of what was planted is not there or not readable.", "Give a phantom cohort."
+        ) from error

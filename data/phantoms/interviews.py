@@ -18,7 +18,7 @@ import numpy as np
 
 from ..atomic import write_bytes, write_json, write_text, write_tsv
 from ..errors import RecipeError
-from .interview_markers import HABITS, draw_markers, names
+from .interview_markers import HABITS, TRUTH, draw_markers, names
 from .interview_scripts import (
     CLOSING,
     OPENING_PROMPT,
@@ -63,6 +63,8 @@ class InterviewCohort:
     rate : int
         Samples a second, 8000 to 48000.
     synthesiser : {'auto', 'espeak', 'formant'}
+    chunks : bool
+        Write ``Normalised_audio-chunks`` too, which takes as much space again.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class InterviewCohort:
     strength: float = 1.0
     rate: int = 16000
     synthesiser: Literal["auto", "espeak", "formant"] = "auto"
+    chunks: bool = False
 
     def __post_init__(self) -> None:
         wrong = [
@@ -186,7 +189,9 @@ def record(person: Person, cohort: InterviewCohort, synthesiser: Synthesiser) ->
         effort=EFFORT if person.markers[HABITS["audio"]] else -EFFORT,
     )
     asker = Voice(accent="en-gb", variant=("f4", "m7")[int(nuisance.integers(2))], words_per_minute=170)
-    asked_after = set((1 + nuisance.permutation(len(script) - 1)[: int(nuisance.integers(1, 3))]).tolist())
+    n_prompts, prompts = int(nuisance.integers(1, 3)), nuisance.permutation(len(PROMPTS))
+    # How many prompts there are must not depend on how much is said: several may follow one utterance.
+    asked_after = sorted((1 + nuisance.integers(0, len(script), n_prompts)).tolist())
     track = Track(cohort.rate)
 
     def ask(prompt: str) -> None:
@@ -196,15 +201,14 @@ def record(person: Person, cohort: InterviewCohort, synthesiser: Synthesiser) ->
     track.wait(nuisance.uniform(0.4, 1.0))
     ask(OPENING_PROMPT)
     track.wait(nuisance.uniform(0.6, 1.4))
-    prompts = nuisance.permutation(len(PROMPTS))
-    for i, utterance in enumerate(script):
-        if i in asked_after:
-            ask(PROMPTS[prompts[len(asked_after) % len(PROMPTS)]])
-            asked_after.remove(i)
-            track.wait(nuisance.uniform(0.5, 1.2))
+    for i, utterance in enumerate(script, 1):
         said = _pronounced(utterance, voice, prosody, sound, synthesiser=synthesiser, rate=cohort.rate)
         track.say("PAR", f"{to_chat(utterance)} .", said)
         track.wait(0.5 * float(np.exp(0.25 * z["pause_length"] + 0.35 * nuisance.standard_normal())))
+        for j, after in enumerate(asked_after):
+            if after == i:
+                ask(PROMPTS[prompts[j]])
+                track.wait(nuisance.uniform(0.5, 1.2))
     ask(CLOSING)
     track.wait(nuisance.uniform(0.4, 1.0))
     track.into_room(room, noise_db=nuisance.uniform(-40.0, -28.0), gain_db=nuisance.uniform(-33.0, -25.0))
@@ -262,7 +266,7 @@ def write_adress(out: Path, cohort: InterviewCohort, *, workers: int = 0) -> lis
     write_text(out / "README", _README)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         rows = list(pool.map(lambda person: _write_person(out, person, cohort, synthesiser), persons))
-    write_tsv(out / "derivatives" / "truth" / "markers.tsv", rows, list(rows[0]))
+    write_tsv(out / TRUTH, rows, list(rows[0]))
     for path, lines in _tables(persons):
         write_text(out / path, "".join(f"{line}\n" for line in lines))
     return [person.name for person in persons]
@@ -276,6 +280,9 @@ def _write_person(out: Path, person: Person, cohort: InterviewCohort, synthesise
     write_bytes(
         part.joinpath("Full_wave_enhanced_audio", *group, f"{person.name}.wav"), wav_file(track.samples, cohort.rate)
     )
+    for i, (start, end, samples) in enumerate(track.chunks("PAR") if cohort.chunks else (), 1):
+        name = f"{person.name}-{i}-{start}-{end}.wav"
+        write_bytes(part.joinpath("Normalised_audio-chunks", *group, name), wav_file(samples, cohort.rate))
     text = chat_file(person.name, person.age, person.sex, track.lines)
     write_text(part.joinpath("transcription", *group, f"{person.name}.cha"), text)
     pauses = [token.seconds for utterance in recording.script for token in utterance if token.kind == "pause"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +22,7 @@ _LINE = 80
 
 @dataclass(frozen=True)
 class Line:
-    """One main line of CHAT with its time in samples."""
+    """One main line of CHAT with its times in the recording."""
 
     speaker: str
     text: str
@@ -71,6 +74,16 @@ class Track:
         noise = np.sqrt(0.5) * (rumble + rng.standard_normal(self._length))
         mixed = self.samples + 10 ** (noise_db / 20) * noise
         self._parts = [np.asarray(10 ** (gain_db / 20) * mixed, dtype=np.float32)]
+
+    def chunks(self, speaker: str, longest_s: float = 10.0) -> Iterator[tuple[int, int, Samples]]:
+        """Cut out what one speaker said, in pieces of at most `longest_s`, each brought to one level; times in ms."""
+        sound = self.samples
+        for line in self.lines:
+            n = max(1, math.ceil((line.end_ms - line.start_ms) / (1000 * longest_s))) if line.speaker == speaker else 0
+            edges = np.linspace(line.start_ms, line.end_ms, n + 1).round().astype(int).tolist() if n else []
+            for start, end in pairwise(edges):
+                piece = sound[start * self.rate // 1000 : end * self.rate // 1000]
+                yield start, end, piece * np.float32(0.9 / max(float(np.abs(piece).max()), 1e-6))
 
     @property
     def samples(self) -> Samples:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -177,15 +178,15 @@ def _espeak(text: str, voice: Voice) -> Samples:
     program = shutil.which(PROGRAM)
     command = ["-v", f"{voice.accent}+{voice.variant}", "-s", str(voice.words_per_minute), "-p", str(voice.pitch)]
     wav = b""
-    if program is not None:
-        done = subprocess.run(  # noqa: S603 - a fixed program, no shell, the text goes through standard input
-            [program, *command, "-z", "--stdin", "--stdout"],
-            input=text.encode("ascii"),
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        wav = done.stdout if done.returncode == 0 else b""
+    with suppress(OSError, subprocess.SubprocessError):  # whatever went wrong, there is no sound
+        if program is not None:
+            wav = subprocess.run(  # noqa: S603 - a fixed program, no shell, the text goes through standard input
+                [program, *command, "-z", "--stdin", "--stdout"],
+                input=text.encode("ascii"),
+                capture_output=True,
+                timeout=TIMEOUT_S,
+                check=True,
+            ).stdout
     if len(wav) <= _HEADER_BYTES or int.from_bytes(wav[24:28], "little") != RATE:
         raise ToolError("CHI-TL-011", "espeak-ng does not speak as expected.", "Use --synthesiser formant.")
     # The length in the header of a stream is not known to its writer: what follows the header is samples.

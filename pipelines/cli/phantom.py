@@ -55,6 +55,7 @@ def _interview_arguments(kind: argparse.ArgumentParser) -> None:
         default="auto",
         help="who speaks: espeak-ng, or a rough voice that needs nothing (default: espeak-ng where it is installed)",
     )
+    kind.add_argument("--chunks", action="store_true", help="write the normalised chunks too (as much space again)")
     kind.set_defaults(handler=_interviews)
 
 
@@ -69,6 +70,7 @@ def _interviews(namespace: argparse.Namespace) -> int:
         strength=namespace.strength,
         rate=namespace.rate,
         synthesiser=namespace.synthesiser,
+        chunks=namespace.chunks,
     )
     names = write_adress(namespace.out, cohort)
     say(
