@@ -279,7 +279,7 @@ def _through_av(path: str, name: str) -> Iterator[tuple[int, NDArray[np.float32]
                     continue
                 for plain in (plain for frame in frames for plain in converter.resample(frame)):
                     seconds += plain.samples / plain.sample_rate
-                    yield plain.sample_rate, plain.to_ndarray().T
+                    yield plain.sample_rate, plain.to_ndarray().T.astype(np.float32, copy=False)
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         raise _damaged(seconds) from error
 

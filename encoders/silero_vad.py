@@ -89,8 +89,11 @@ class SileroVad(nn.Module):
         context = self.config.context
         padded = F.pad(samples, (context, n_frames * FRAME - samples.shape[1]))
         frames = padded.unfold(1, context + FRAME, FRAME)
-        blocks = [self._encode(block.flatten(0, 1)).view(n_batch, -1, 4 * self.lstm_cell.hidden_size)
-                  for block in frames.split(max(_BLOCK // n_batch, 1), dim=1)]  # fmt: skip
+        step = max(_BLOCK // n_batch, 1)
+        blocks = [
+            self._encode(frames[:, at : at + step].flatten(0, 1)).unflatten(0, (n_batch, -1))
+            for at in range(0, n_frames, step)
+        ]
         hidden = self._recur(torch.cat(blocks, dim=1))
         logits: Tensor = self.final_conv(hidden.relu().transpose(1, 2))
         return logits[:, 0].sigmoid()
