@@ -93,6 +93,12 @@ def test_permutations_find_skill_and_none() -> None:
         assert permutation_test(blind, metric, n_permutations=500).p_value > 0.3
 
 
+def test_permutations_keep_how_many_are_ill() -> None:
+    # Two of four: one of the six ways to deal the labels is the true one.
+    found = permutation_test(answers(np.ones(4, bool), label=np.array([0, 1, 0, 1])), n_permutations=3000)
+    assert found.p_value == pytest.approx(1 / 6, abs=0.025)
+
+
 def test_permuted_brier_scores_count_downwards() -> None:
     assert permutation_test(answers(first_n(44)), "brier", n_permutations=300).p_value < 0.01
     assert permutation_test(answers(first_n(4)), "brier", n_permutations=300).p_value > 0.99
