@@ -91,7 +91,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_model(folder: Path, *, kinds: Collection[str], attention: Attention) -> nn.Module:
+def load_model(
+    folder: Path, *, kinds: Collection[str], attention: Attention, unused: tuple[str, ...] = ()
+) -> nn.Module:
     """Load a folder's network in float32, in evaluation mode, without head and pooler.
 
     ``from_pretrained`` is used because it alone knows how older names of tensors map to the present ones.
@@ -103,6 +105,8 @@ def load_model(folder: Path, *, kinds: Collection[str], attention: Attention) ->
         Values of ``model_type`` that are taken.
     attention : 'sdpa' or 'eager'
         Only 'eager' can return attention maps.
+    unused : tuple of str
+        Beginnings of names of tensors that the file may lack.
 
     Raises
     ------
@@ -137,7 +141,7 @@ def load_model(folder: Path, *, kinds: Collection[str], attention: Attention) ->
             )
         except (safetensors.SafetensorError, RuntimeError, OSError, ValueError, KeyError) as error:
             raise _unfit(folder.name, type(error).__name__) from error
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith(UNUSED))
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(UNUSED + unused))
     if missing or report["mismatched_keys"]:
         raise _unfit(folder.name, f"{len(missing)} tensors missing, {len(report['mismatched_keys'])} of another shape")
     return _prepared(model)
