@@ -91,7 +91,7 @@ class SileroVad(nn.Module):
         frames = padded.unfold(1, context + FRAME, FRAME)
         step = max(_BLOCK // n_batch, 1)
         blocks = [
-            self._encode(frames[:, at : at + step].flatten(0, 1)).unflatten(0, (n_batch, -1))
+            self._encode(frames[:, at : at + step].flatten(0, 1)).view(n_batch, -1, 4 * self.lstm_cell.hidden_size)
             for at in range(0, n_frames, step)
         ]
         hidden = self._recur(torch.cat(blocks, dim=1))
