@@ -82,7 +82,7 @@ SEVERITY = (0.3, 1.7)
 
 def habits_differ(strength: float) -> float:
     """Return the share at a strength: its log odds grow with it; 0.5 at 0."""
-    odds = (HABITS_DIFFER / (1 - HABITS_DIFFER)) ** strength
+    odds = float((HABITS_DIFFER / (1 - HABITS_DIFFER)) ** strength)
     return odds / (1 + odds)
 
 
