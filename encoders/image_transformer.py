@@ -194,7 +194,7 @@ def reduce_tokens(output: EncoderOutput, reduce: Reduce, *, keep_special: bool =
     if reduce == "patches":
         return output.tokens if keep_special else patches
     if reduce == "time":
-        return patches.unflatten(1, (rows, cols)).mean(1)
+        return patches.reshape(len(patches), rows, cols, -1).mean(1)
     if reduce == "chunk":
         return output.tokens[:, :1]
     raise ValueError(f"reduce must be 'patches', 'time' or 'chunk', not {reduce!r}")

@@ -219,9 +219,8 @@ def mel_filters(config: LogMelConfig) -> NDArray[np.float64]:
 
     Corners are equally spaced on the Mel scale between `f_min` and `f_max` (Slaney, Auditory Toolbox, 1998; or HTK).
     """
-    corners = _to_hz(
-        np.linspace(*_to_mel(np.array([config.f_min, config.highest_hz]), config.htk), config.n_mels + 2), config.htk
-    )
+    lowest, highest = _to_mel(np.array([config.f_min, config.highest_hz]), config.htk).tolist()
+    corners = _to_hz(np.linspace(lowest, highest, config.n_mels + 2), config.htk)
     bins_hz = np.fft.rfftfreq(config.n_fft, 1 / config.sample_rate)
     low, centre, high = (corners[i : i + config.n_mels, None] for i in range(3))
     filters = np.maximum(0, np.minimum((bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)))

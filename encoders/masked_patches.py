@@ -116,7 +116,7 @@ class MaskedPatches(nn.Module):
         decoded = self.decoder(torch.cat([special.to(grid.dtype), grid], dim=1))
         predicted = self.pixels(decoded[:, self.encoder.n_special :]).float()
         target = self.targets(pixels)
-        planes = (predicted - target).square().unflatten(2, (3, -1)).mean(3)[hidden].mean(0)
+        planes = (predicted - target).square().reshape(*target.shape[:2], 3, -1).mean(3)[hidden].mean(0)
         weights = planes.new_tensor(self.config.plane_weights)
         loss = (planes * weights).sum() / weights.sum()
         return MaskedPatchesOutput(loss, predicted, target, hidden)
@@ -157,7 +157,8 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 def patchify(pixels: Tensor, patch: tuple[int, int]) -> Tensor:
     """Cut pictures (B, C, H, W) into patches (B, rows * cols, C * height * width), row by row."""
     height, width = patch
-    grid = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # B, C, rows, height, cols, width
+    n, channels, rows, cols = *pixels.shape[:2], pixels.shape[2] // height, pixels.shape[3] // width
+    grid = pixels.reshape(n, channels, rows, height, cols, width)
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 

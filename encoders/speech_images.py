@@ -62,7 +62,7 @@ class SpeechImageConfig:
     def __post_init__(self) -> None:
         sensible = {
             "mode": self.mode in ("resize", "crop", "chunks"),
-            "size": len(self.size) == 2 and min(self.size) > 0,
+            "size": min(self.size) > 0,
             "chunk_frames": self.chunk_frames is None or self.chunk_frames > 0,
             "overlap": 0 <= self.overlap < 1,
             "max_chunks": self.max_chunks is None or self.max_chunks > 0,

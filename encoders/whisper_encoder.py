@@ -111,11 +111,11 @@ class WhisperEncoder(nn.Module):
                 f"samples must have shape (n,) with n > 0 and pool be positive, not {tuple(samples.shape)}, {pool}"
             )
         found = []
-        for part in samples.split(self.window):
+        for part in torch.split(samples, self.window):
             n_tokens = -(-part.numel() // TOKEN_SAMPLES)
             tokens = self(self.features(F.pad(part, (0, self.window - part.numel()))[None])).tokens[0]
             found.append(tokens[:n_tokens])
-        pooled = [part.mean(0) for part in torch.cat(found).split(pool)]
+        pooled = [part.mean(0) for part in torch.split(torch.cat(found), pool)]
         step_s, end_s = pool * TOKEN_SAMPLES / RATE, samples.numel() / RATE
         starts = torch.arange(len(pooled)) * step_s
         bands = torch.tensor([0.0, float(self.settings.num_mel_bins)]).expand(len(pooled), -1)

@@ -134,14 +134,16 @@ class Recordings:
     def __init__(self, voices: dict[str, list[np.ndarray]], seed: int) -> None:
         self.voices, self.rng = list(voices.values()), np.random.default_rng(seed)
         self.image = LogMelImage(MEL)
+        self.drawn: dict[str, float] = {}  # what the last recording was made with
 
-    def picture(self) -> torch.Tensor:
+    def picture(self, *, n_speakers: int | None = None, seconds: float | None = None) -> torch.Tensor:
         """Return the log-Mel picture of a new recording, shape (3, 224, T)."""
         rng = self.rng
-        n_speakers = 1 + int(rng.random() < 0.35)
+        n_speakers = n_speakers or 1 + int(rng.random() < 0.35)
         speakers = [(self.voices[rng.integers(len(self.voices))], rng.uniform(0.84, 1.2)) for _ in range(n_speakers)]
         levels, pause_s = rng.uniform(0.3, 1, n_speakers), rng.lognormal(-0.6, 0.8)
-        seconds, parts, total = math.exp(rng.uniform(math.log(15), math.log(90))), [], 0
+        seconds, parts, total = seconds or math.exp(rng.uniform(math.log(15), math.log(90))), [], 0
+        self.drawn = {"log pause": math.log(pause_s), "vocal tract": speakers[0][1]}
         while total < seconds * RATE:
             who = int(rng.integers(n_speakers))
             utterances, factor = speakers[who]
@@ -177,6 +179,7 @@ class Recordings:
         slow = np.convolve(white, np.full(8, 0.125, np.float32), mode="same")
         hum = self.rng.uniform(0, 0.3) * np.sin(2 * np.pi * 50 * self.rng.integers(1, 3) / RATE * np.arange(n))
         decibels = self.rng.uniform(8, 60)
+        self.drawn["noise level"] = -decibels
         return level * 10 ** (-decibels / 20) * (share * 2.8 * slow + (1 - share) * white + hum)
 
 
