@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from ..fusion.transport import BarycentricTransport, TransportConfig
 Crossing = Literal["transport", "kernel", "cross-attention", "none"]
 Streams = Literal["both", "text", "audio"]
 MMSE_RANGE = 30.0
+KERNEL_ITERATIONS = 10
 TIED = 1e9  # a marginal that is held: relaxation so large that tau / (tau + eps) is 1
 
 
@@ -177,6 +178,15 @@ class TwoStreamOutput:
     alignment: Tensor | None = None
 
 
+class Crossed(NamedTuple):
+    """What crossed between the streams, and by which plan (None: not kept)."""
+
+    text_from_audio: Tensor
+    audio_from_text: Tensor
+    plan: Tensor | None = None
+    plan_back: Tensor | None = None
+
+
 class Stream(nn.Module):
     """One modality: projection, learned token for its absence, self-attention blocks."""
 
@@ -310,39 +320,30 @@ class TwoStreamClassifier(nn.Module):
             crossed = self._cross(x, z, text_mask, audio_mask, keep_attention)
             if crossed is not None:
                 names = ["text", "text from audio", "audio", "audio from text"]
-                tokens = [x, crossed.pop("text_from_audio"), z, crossed.pop("audio_from_text")]
+                tokens = [x, crossed.text_from_audio, z, crossed.audio_from_text]
                 masks = [text_mask, text_mask, audio_mask, audio_mask]
-                extra.update(crossed)
+                extra.update(plan=crossed.plan, plan_back=crossed.plan_back, text_values=x, audio_values=z)
             if self.divergence is not None:
                 extra["alignment"] = self.divergence(x, z, text_mask, audio_mask)
         pooled = [masked_mean(token, mask) for token, mask in zip(tokens, masks, strict=True)]
         return self._answer(names, tokens, pooled, extra)
 
-    def _cross(
-        self, x: Tensor, z: Tensor, text_mask: Tensor, audio_mask: Tensor, keep: bool
-    ) -> dict[str, Tensor | None] | None:
+    def _cross(self, x: Tensor, z: Tensor, text_mask: Tensor, audio_mask: Tensor, keep: bool) -> Crossed | None:
         if self.transport is not None:
             out = self.transport(x, z, text_mask, audio_mask)
-            carried = {"text_from_audio": out.x_from_y, "audio_from_text": out.y_from_x, "plan": out.plan}
-        elif self.text_from_audio is not None and self.audio_from_text is not None:
+            return Crossed(out.x_from_y, out.y_from_x, out.plan)
+        if self.text_from_audio is not None and self.audio_from_text is not None:
             there = self.text_from_audio(x, z, text_mask, audio_mask, keep_weights=keep)
             back = self.audio_from_text(z, x, audio_mask, text_mask, keep_weights=keep)
-            carried = {"text_from_audio": there.tokens, "audio_from_text": back.tokens}
-            if keep:
-                carried |= {"plan": there.weights.mean(1), "plan_back": back.weights.mean(1)}
-        elif self.config.crossing == "kernel":
-            scale = self.config.width**0.5
-            there = kernel_embedding(z / scale, x / scale, audio_mask, text_mask, eps=self.config.eps, iterations=10)
-            back = kernel_embedding(x / scale, z / scale, text_mask, audio_mask, eps=self.config.eps, iterations=10)
-            carried = {
-                "text_from_audio": scale * there.embedding,
-                "audio_from_text": scale * back.embedding,
-                "plan": _mean_plan(there.plan),
-                "plan_back": _mean_plan(back.plan),
-            }
-        else:
-            return None
-        return {**carried, "text_values": x, "audio_values": z}
+            plans = (there.weights.mean(1), back.weights.mean(1)) if keep else (None, None)
+            return Crossed(there.tokens, back.tokens, *plans)
+        if self.config.crossing == "kernel":
+            scale, eps = self.config.width**0.5, self.config.eps
+            there = kernel_embedding(z / scale, x / scale, audio_mask, text_mask, eps=eps, iterations=KERNEL_ITERATIONS)
+            back = kernel_embedding(x / scale, z / scale, text_mask, audio_mask, eps=eps, iterations=KERNEL_ITERATIONS)
+            # A kernel plan (B, p, heads, n): its rows are the references that read.
+            return Crossed(scale * there.embedding, scale * back.embedding, there.plan.mean(2), back.plan.mean(2))
+        return None
 
     def _answer(
         self, names: Sequence[str], tokens: Sequence[Tensor], pooled: Sequence[Tensor], extra: dict[str, Any]
@@ -360,7 +361,3 @@ class TwoStreamClassifier(nn.Module):
             **extra,
         )
 
-
-def _mean_plan(plan: Tensor) -> Tensor:
-    """Average the heads of a kernel plan (B, p, H, n): rows are the references that read."""
-    return plan.mean(2)

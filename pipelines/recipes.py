@@ -205,6 +205,8 @@ def parse_recipe(text: str, *, name: str) -> Recipe | SpeechRecipe:
         raise RecipeError(
             "CHI-RC-004", f"recipe '{name}' is not a mapping of fields.", "See configs/brain-tissue.yaml for the form."
         )
+    if "base" in tree:
+        tree = _on_base(dict(tree), name)
     kind = _kind_of(tree.get("pipeline"), name)
     try:
         return kind.model_validate({"name": name, **tree})
@@ -228,6 +230,40 @@ def segmentation_recipe(name_or_file: str | Path) -> Recipe:
             "`chiasm info` lists recipes by task.",
         )
     return recipe
+
+
+def recipe_base(name: str) -> str:
+    """Return the recipe that a shipped recipe is a variant of, or an empty text."""
+    tree = yaml.load(_text(name)[1], Loader=_PlainLoader)  # noqa: S506 - a SafeLoader with more refusals
+    return str(tree.get("base", ""))
+
+
+def _on_base(tree: dict[str, Any], name: str) -> Mapping[str, Any]:
+    """Lay a variant's fields over those of the shipped recipe that it names; mappings are merged, all else is replaced."""
+    base = tree.pop("base")
+    if base not in recipe_names():
+        near = did_you_mean(str(base), recipe_names())
+        raise RecipeError(
+            "CHI-RC-003",
+            f"recipe '{name}', base: there is no shipped recipe '{base}'.{near}",
+            f"Name one of: {', '.join(recipe_names())}.",
+        )
+    under = yaml.load(_text(str(base))[1], Loader=_PlainLoader)  # noqa: S506 - a SafeLoader with more refusals
+    if "base" in under:
+        raise RecipeError(
+            "CHI-RC-003", f"recipe '{name}', base: '{base}' is a variant itself.", "Name its base instead."
+        )
+    merged: dict[str, Any] = _merged(under, tree)
+    return merged
+
+
+def _merged(under: Any, over: Any) -> Any:
+    if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
+        return over
+    return {
+        key: _merged(under[key], over[key]) if key in under and key in over else over.get(key, under.get(key))
+        for key in {**under, **over}
+    }
 
 
 def _kind_of(pipeline: object, name: str) -> type[Recipe] | type[SpeechRecipe]:

@@ -36,9 +36,9 @@ def register(subparsers: Any) -> None:
 def _evaluate(namespace: argparse.Namespace) -> int:
     from ..console import complain, say, table
     from ..evaluation.compare import compare
-    from ..recipes import load_recipe
+    from ..recipes import segmentation_recipe
 
-    recipe = load_recipe(namespace.recipe) if namespace.recipe else None
+    recipe = segmentation_recipe(namespace.recipe) if namespace.recipe else None
     found = compare(namespace.results, namespace.references, namespace.out, recipe=recipe)
     rows = [
         [name, str(region["cases"]), _cell(region["dice"]), _cell(region["hd95_mm"])]

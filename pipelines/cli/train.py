@@ -30,7 +30,7 @@ def register(subparsers: Any) -> None:
         "data",
         metavar="DATA",
         type=_data,
-        help="a BraTS, nnU-Net raw or Decathlon folder; - for a recipe that makes its own samples",
+        help="a folder in one of the layouts that docs/training.md and docs/dementia.md list; - for a recipe that makes its own samples",
     )
     parser.add_argument(
         "out",
@@ -48,11 +48,37 @@ def register(subparsers: Any) -> None:
         "--steps", type=_steps, metavar="N", help="stop after N steps in all; the same command without it goes on"
     )
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
+    _add_study(parser)
     parser.add_argument("--restart", action="store_true", help="start over where OUT holds a checkpoint")
     parser.set_defaults(handler=_train)
 
 
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("dementia recipes: the study")
+    group.add_argument(
+        "--protocol", choices=("challenge", "k-fold", "leave-one-person-out"), help="instead of the recipe's"
+    )
+    group.add_argument("--seeds", type=int, nargs="+", metavar="N", default=(), help="instead of the recipe's")
+    group.add_argument("--folds", type=_steps, metavar="K", help="of k-fold, instead of the recipe's")
+    group.add_argument(
+        "--control-seeds",
+        type=int,
+        default=20,
+        metavar="N",
+        help="seeds of every control; 0: no controls (default: 20)",
+    )
+    group.add_argument("--ablation", action="store_true", help="also every shipped variant of the recipe")
+    group.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one a core)")
+    group.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="of features, to share between studies (default: OUT/features)"
+    )
+
+
 def _train(namespace: argparse.Namespace) -> int:
+    from ..recipes import load_recipe
+
+    if load_recipe(namespace.recipe).pipeline == "dementia":
+        return _study(namespace)
     from ..training.command import train
 
     return train(
@@ -65,3 +91,20 @@ def _train(namespace: argparse.Namespace) -> int:
         steps=namespace.steps,
         fold=namespace.fold,
     )
+
+
+def _study(namespace: argparse.Namespace) -> int:
+    from ..training.speech.command import StudyOptions, train_dementia
+
+    seeds = tuple(namespace.seeds) or (() if namespace.seed is None else (namespace.seed,))
+    options = StudyOptions(
+        seeds=seeds,
+        protocol=namespace.protocol or "",
+        folds=namespace.folds,
+        control_seeds=namespace.control_seeds,
+        ablation=namespace.ablation,
+        jobs=namespace.jobs,
+        cache=namespace.cache.resolve() if namespace.cache else None,
+        device="cpu" if namespace.device == "auto" else namespace.device,
+    )
+    return train_dementia(namespace.recipe, namespace.data, namespace.out, options)

@@ -46,6 +46,10 @@ def load_components(
     WeightsError, RecipeError, SeveralErrors
         Missing (all are listed) or unfit weights, ``CHI-WT-...``; unknown kinds and parameters, ``CHI-RC-06x``.
     """
+    if recipe.pipeline == "dementia":
+        from ..stages.speech.predictor import load_speech_components
+
+        return load_speech_components(recipe, device, input_is_phantom=input_is_phantom)
     folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
     components: dict[str, object] = {}
     for name, spec in recipe.components.items():
@@ -54,7 +58,7 @@ def load_components(
             check_synthetic(folder.config, recipe.pipeline, input_is_phantom)
             if spec.kind != "brain-mask":
                 check_channels(folder, [channel for channel in recipe.channels if channel != "mask"])
-        components[name] = load_component(spec, own, device, exclusive=not recipe.regions)
+        components[name] = load_component(spec, own, device, exclusive=not getattr(recipe, "regions", ()))
     return components
 
 

@@ -36,7 +36,7 @@ MAX_TRIES = 3
 class WorkerSettings:
     """All that a worker needs to begin; sent once, at its start."""
 
-    recipe: Recipe
+    recipe: BaseRecipe
     options: RunOptions
     plan: Plan
     identity: Identity

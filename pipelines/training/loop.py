@@ -110,7 +110,7 @@ def train_network(
     _cut_log(out / LOG, state.step)
     last = settings.steps if how.until is None else min(how.until, settings.steps)
     samples = SampleQueue(source, settings, how.workers)
-    with samples, _stop_signal() as stopped, (out / LOG).open("a", encoding="utf-8", buffering=1) as log:
+    with samples, stop_signal() as stopped, (out / LOG).open("a", encoding="utf-8", buffering=1) as log:
         while state.step < last and not stopped():
             started = time.monotonic()
             record = _one_step(state, samples, settings, how.device)
@@ -201,7 +201,7 @@ def _cut_log(path: Path, step: int) -> None:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
+def stop_signal() -> Iterator[Callable[[], bool]]:
     """Turn SIGTERM and SIGINT into a flag that the loop reads between steps."""
     seen: list[int] = []
 

@@ -14,6 +14,7 @@ from ....encoders.image_transformer import ImageTransformer, reduce_tokens
 from ....encoders.log_mel import LogMelConfig, LogMelImage
 from ....encoders.speech_images import SpeechImageConfig, SpeechImages, to_images, token_spans
 from ....encoders.text_transformer import TextTransformer, TokenIds
+from ....encoders.transformer_folder import EncoderOutput
 from ...speech_recipe import AudioSpec, SpeechRecipe
 from .hearing import Heard
 
@@ -168,14 +169,15 @@ def extract(
 def encode_pictures(encoder: ImageTransformer, pixels: Tensor, tokens: Any) -> Tensor:
     """Run the audio encoder over the pictures of one recording: (K, 3, H, W) to (K * n, d)."""
     device = next(encoder.parameters()).device
-    parts = [reduce_tokens(encoder(batch.to(device)), tokens).flatten(0, 1) for batch in pixels.split(IMAGES_A_PASS)]
+    parts = [reduce_tokens(encoder(batch.to(device)), tokens).flatten(0, 1) for batch in torch.split(pixels, IMAGES_A_PASS)]
     return torch.cat(parts).float().cpu()
 
 
 def _text_tokens(encoder: TextTransformer, tokens: TokenIds) -> Tensor:
     device = next(encoder.parameters()).device
     ids, mask = encoder.collate([tokens])
-    return encoder(ids.to(device), mask.to(device)).tokens[0].float().cpu()
+    output: EncoderOutput = encoder(ids.to(device), mask.to(device))
+    return output.tokens[0].float().cpu()
 
 
 def _in_recording(spans: Tensor, heard: Heard) -> Tensor:

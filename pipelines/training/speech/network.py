@@ -40,9 +40,8 @@ class SpeechNetwork(nn.Module):
         super().__init__()
         self.classifier = classifier
         streams = classifier.config.streams
-        trained = encoders is not None
-        self.text_encoder = copy.deepcopy(encoders.text) if trained and streams != "audio" else None
-        self.audio_encoder = copy.deepcopy(encoders.audio) if trained and streams != "text" else None
+        self.text_encoder = copy.deepcopy(encoders.text) if encoders is not None and streams != "audio" else None
+        self.audio_encoder = copy.deepcopy(encoders.audio) if encoders is not None and streams != "text" else None
         for encoder in (self.text_encoder, self.audio_encoder):
             if encoder is not None:
                 encoder.requires_grad_(True)
@@ -85,7 +84,7 @@ class SpeechNetwork(nn.Module):
             return padded
         with self._precision(batch):
             encoded = reduce_tokens(self.audio_encoder(batch.audio), self.tokens)
-        parts = encoded.float().split(list(batch.n_pictures))
+        parts = torch.split(encoded.float(), list(batch.n_pictures))
         rows = [
             torch.cat([row.flatten(0, 1), padded[0, : padded.shape[1] - row.shape[0] * row.shape[1]]]) for row in parts
         ]
