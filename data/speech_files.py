@@ -159,10 +159,10 @@ def _looks_like_transcript(head: bytes, suffix: str) -> bool:
 
 
 def best_transcripts(paths: Iterable[Path]) -> list[Path]:
-    """Return one transcript a stem: the format that says most of those that a recogniser writes side by side."""
-    chosen: dict[str, Path] = {}
+    """Return one transcript a folder and stem: the format that says most of those that a recogniser writes side by side."""
+    chosen: dict[tuple[Path, str], Path] = {}
     for path in sorted(paths, key=lambda path: _TRANSCRIPT_ORDER.index(path.suffix.lower())):
-        chosen.setdefault(case_of(path)[2], path)
+        chosen.setdefault((path.parent, case_of(path)[2]), path)
     return sorted(chosen.values())
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..chat import read_text
-from ..containment import contained, entries
+from ..containment import entries, inside
 from ..errors import ChiasmError, InputError
 from ..interviews import Sex, Split
 from ..speech_files import relative_to
@@ -165,7 +165,13 @@ def tables(folders: Iterable[Path], root: Path, findings: Findings) -> dict[str,
     for folder in dict.fromkeys(folders):
         for entry in entries(folder):
             path = Path(entry.path)
-            if path.suffix.lower() not in _SUFFIXES or contained(path, root) is not None or not entry.is_file():
+            if path.suffix.lower() not in _SUFFIXES:
+                continue
+            trouble = inside(entry, root)
+            if trouble is not None:
+                findings.errors.append(trouble)  # labels that silently are not there would be worse
+                continue
+            if not entry.is_file():
                 continue
             try:
                 rows = read_table(path, root, findings, numbers=True)

@@ -120,6 +120,17 @@ def test_leave_one_person_out_takes_all_interviews_of_the_person(seed: int) -> N
         assert list(fold.test) == sorted(i.name for i in interviews if i.person == person)
 
 
+def test_the_seed_chooses_who_validates_where_the_tests_are_the_same() -> None:
+    interviews = [one(f"{label}{n}", label) for label in ("AD", "CN") for n in range(6)]
+    for make in (
+        lambda seed: k_fold(interviews, 12, seed=seed),
+        lambda seed: leave_one_person_out(interviews, seed),
+    ):
+        first, second = ({fold.test: fold.validation for fold in make(seed)} for seed in (0, 1))
+        assert first.keys() == second.keys()
+        assert first != second
+
+
 # ---- the challenge's own split --------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,11 @@ def test_adress_a_recording_in_both_groups_is_there_twice(tmp_path: Path) -> Non
     assert "CHI-IN-172" in codes(tmp_path)
 
 
+def test_adress_a_transcript_in_both_groups_is_there_twice(tmp_path: Path) -> None:
+    put(adress(tmp_path), "train/transcription/cd/S001.cha")
+    assert "CHI-IN-172" in codes(tmp_path)
+
+
 def test_adress_train_and_test_may_not_share_a_name(tmp_path: Path) -> None:
     put(adress(tmp_path), "test/Full_wave_enhanced_audio/S001.wav")
     assert "CHI-IN-172" in codes(tmp_path)
@@ -177,6 +182,17 @@ def test_a_link_out_of_the_data_set_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(root / "test/Full_wave_enhanced_audio")
     (root / "test/Full_wave_enhanced_audio").symlink_to(tmp_path / "outside")
     assert codes(root) == ["CHI-IN-067"]
+
+
+@pytest.mark.parametrize("place", ["test/labels.txt", "labels.txt"])
+def test_a_table_that_is_a_link_out_of_the_data_set_is_refused(place: str, tmp_path: Path) -> None:
+    root = adress(tmp_path / "data")
+    put(tmp_path, "labels.txt", text=TEST_LABELS)
+    (root / place).symlink_to(tmp_path / "labels.txt")
+    assert codes(root) == ["CHI-IN-067"]
+    (root / place).unlink()
+    (root / place).symlink_to(root / place)
+    assert codes(root) == ["CHI-IN-068"]
 
 
 # ---- ADReSSo-2021 ---------------------------------------------------------------------------------------------------
@@ -283,6 +299,7 @@ def test_pitt_visits_of_one_person_share_the_person_and_headers_refine_the_label
     put(tmp_path, "Control/cookie/002-0.cha", text=PITT_HEADER.format("66;|female|", ""))
     put(tmp_path, "Control/cookie/002-0.mp3", "Control/cookie/notes-about-it.mp3")
     put(tmp_path, "Control/cookie/003-0.cha", text="no CHAT")
+    put(tmp_path, "Control/fluency/020-0.cha")
     found = labelled_interviews(tmp_path)
     assert found.layout == "pitt"
     assert [(i.name, i.person, i.label, i.age, i.mmse) for i in found.interviews] == [
@@ -385,6 +402,12 @@ def test_a_wrong_table_of_participants(table: str, expected: list[str], tmp_path
     put(tmp_path, "participants.tsv", text=table)
     put(tmp_path, "sub-01/a.wav")
     assert codes(tmp_path) == expected
+
+
+def test_transcripts_of_two_sessions_may_have_one_name(tmp_path: Path) -> None:
+    put(tmp_path, "participants.tsv", text="participant_id\tgroup\nsub-01\tAD\n")
+    put(tmp_path, "sub-01/ses-a/words.cha", "sub-01/ses-b/words.cha")
+    assert list(by_name(labelled_interviews(tmp_path))) == ["01sesa", "01sesb"]
 
 
 def test_two_recordings_of_one_participant_are_refused(tmp_path: Path) -> None:
