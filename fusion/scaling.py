@@ -127,10 +127,9 @@ def _scale(
         return None
     u = a / kv
     v = b / (u @ kernel)
-    underflow = float(np.finfo(kernel.dtype).tiny)
-    if (
-        not float(u.max()) * float(v.max()) * underflow * cost.size <= 1e-6
-    ):  # entries that underflowed may have mattered
+    # entries below the smallest number became 0: the mass that they could have had, at most
+    lost = float(u.max()) * float(v.max()) * float(np.finfo(kernel.dtype).tiny) * cost.size
+    if not lost <= 1e-6:
         return None
     kernel *= u[:, None]
     kernel *= v

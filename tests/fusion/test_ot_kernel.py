@@ -35,13 +35,13 @@ def test_plans_follow_the_definition_before_convergence_too(iterations: int, log
     torch.testing.assert_close(plan.sum(1), torch.ones(2, 4))
 
 
-@pytest.mark.parametrize("eps", [0.1, 0.01])
-def test_large_similarities_neither_overflow_nor_vanish(eps: float) -> None:
+@pytest.mark.parametrize(("eps", "log_domain"), [(0.1, True), (0.01, True), (0.1, False)])
+def test_large_similarities_neither_overflow_nor_vanish(eps: float, log_domain: bool) -> None:
     similarity = tokens(1, 9, 4) + 200  # exp(200 / eps) is far beyond float64
-    plan = kernel_plan(similarity, eps=eps, iterations=20)
+    plan = kernel_plan(similarity, eps=eps, iterations=20, log_domain=log_domain)
     torch.testing.assert_close(plan.sum(1), torch.ones(1, 4))
     # + 200 leaves float32 five digits after the point
-    shifted = kernel_plan(similarity - 200, eps=eps, iterations=20)
+    shifted = kernel_plan(similarity - 200, eps=eps, iterations=20, log_domain=log_domain)
     torch.testing.assert_close(plan, shifted, rtol=0, atol=1e-2)
 
 

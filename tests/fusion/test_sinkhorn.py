@@ -192,6 +192,18 @@ def test_weights_are_marginals_and_zero_weight_is_padding() -> None:
     assert plan.sum(2)[0].tolist() == pytest.approx([0.25, 0, 0.75], abs=1e-6)
 
 
+def test_rounding_a_converged_plan_makes_no_gradient_of_its_own() -> None:
+    for seed in range(20):
+        x, y = tokens(4, 6, 8, seed=seed), tokens(4, 5, 8, seed=seed + 100)
+        direction = tokens(4, 6, 5, seed=seed + 200)
+        gradients = []
+        for dtype in (torch.float32, torch.float64):
+            cost = (0.01 * cosine_cost(x, y)).to(dtype).requires_grad_()
+            value = (sinkhorn_log(cost, eps=1.0, iterations=20).plan * direction.to(dtype)).sum()
+            gradients.append(torch.autograd.grad(value, cost)[0])
+        torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=1e-3, atol=1e-5)
+
+
 def test_entropy_of_a_uniform_plan_is_the_logarithm_of_its_size() -> None:
     found = sinkhorn_log(torch.zeros(1, 6, 7), eps=1.0, iterations=1)
     assert float(plan_entropy(found.plan)) == pytest.approx(np.log(42), abs=1e-5)
@@ -263,7 +275,7 @@ def test_a_plan_where_the_plain_scaling_has_none(kind: str, eps: float) -> None:
     assert float(theirs.sum()) < 1e-30
     found = sinkhorn_log(cost, eps=eps, iterations=50)
     assert float(found.mass) == pytest.approx(1, abs=1e-5)
-    assert float(found.marginal_error) < 1e-4
+    assert float(found.marginal_error) < 2e-6
     assert float(sinkhorn_plan(cost, eps=eps, iterations=50).sum()) == pytest.approx(1, abs=1e-4)
 
 
@@ -296,13 +308,16 @@ def test_fast_plans_respect_padding_and_empty_items() -> None:
     assert off(plan, a, b) < 1e-5
 
 
-def test_a_fast_plan_that_float32_is_too_narrow_for_is_solved_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offset", [9.5, 12])
+def test_a_fast_plan_that_float32_is_too_narrow_for_is_solved_in_float64(
+    offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from chiasm.fusion import scaling
 
     cost = cosine_cost(tokens(1, 20, 32), tokens(1, 15, 32, seed=1))
     expected = sinkhorn_plan(cost, eps=0.1)
-    # a constant for each column changes no plan, but exp(-120) is 0 in float32
-    shifted = cost + torch.linspace(0, 12, 15)
+    # a constant for each column changes no plan, but exp(-95) has three bits in float32, and exp(-120) none
+    shifted = cost + torch.linspace(0, offset, 15)
     types = []
     scale = scaling._scale
     monkeypatch.setattr(scaling, "_scale", lambda c, *rest: (types.append(c.dtype), scale(c, *rest))[1])

@@ -75,6 +75,15 @@ def test_padding_never_changes_a_result(
     assert not out.y_from_x[:, m:].any()
 
 
+@pytest.mark.parametrize("normalise", ["max", "median"])
+def test_a_normalised_cost_does_not_know_the_tokens_scale(normalise: str) -> None:
+    x, y = tokens(1, 7, 4), tokens(1, 5, 4, seed=1)
+    layer = transport(cost="squared-euclidean", normalise=normalise, eps=0.1)
+    small, large = layer(x, y, every(x), every(y)), layer(30 * x, 30 * y, every(x), every(y))
+    torch.testing.assert_close(large.plan, small.plan, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(large.cost_value, small.cost_value, rtol=1e-3, atol=1e-6)
+
+
 def test_permuting_tokens_permutes_the_result() -> None:
     x, y = tokens(2, 7, 4), tokens(2, 5, 4, seed=1)
     p, q = torch.tensor([3, 1, 6, 0, 2, 5, 4]), torch.tensor([4, 0, 2, 1, 3])
