@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ...data.atomic import write_bytes
 from .colours import hex_colour, parse_hex
 
 
@@ -59,6 +62,29 @@ def safe_href(path: str) -> str:
     return quote(path.replace("\\", "/").lstrip("/"), safe="/._-~")
 
 
+def place_picture(page: Path, name: str, content: bytes, *, inline: bool) -> tuple[str, Path | None]:
+    """Put a PNG into ``figures/`` beside a page, or into the page itself.
+
+    Returns
+    -------
+    src : str
+        What the page's ``img`` points to.
+    path : Path or None
+        The file; None for a picture within the page.
+
+    Raises
+    ------
+    ResourceError
+        The disk is full or may not be written.
+    """
+    if inline:
+        return "data:image/png;base64," + base64.b64encode(content).decode("ascii"), None
+    target = page.parent / "figures" / f"{page.stem}_{name}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(target, content)
+    return f"figures/{target.name}", target
+
+
 def asset(name: str) -> Markup:
     """Return one of our own style sheets or scripts, which go into the page as they are."""
     return Markup((files(__package__) / "templates" / name).read_text("utf-8"))  # noqa: S704 - our file, not input
@@ -74,6 +100,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["ml"] = millilitres
+    environment.filters["decimal"] = decimal
     environment.filters["percent"] = lambda share: f"{100.0 * share:.1f} %"
     environment.filters["hex"] = hex_colour
     environment.filters["safe_colour"] = lambda text: hex_colour(parse_hex(text))
@@ -87,3 +114,10 @@ def millilitres(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100.0 else f"{value:.1f}" if abs(value) >= 1.0 else f"{value:.2f}"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Return a number as text, a dash where it is missing or not finite; minus is a minus sign."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
