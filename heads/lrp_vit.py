@@ -220,7 +220,7 @@ class RelevanceViT(nn.Module):
             Detached from the graph. A case's maps do not depend on the other cases of its batch.
         """
         if self.training:
-            raise ValueError("explain needs eval()")
+            raise ValueError("explain works in evaluation mode")
         with torch.enable_grad():
             logits, outer, kept = self._forward(x.detach().requires_grad_())
             wanted = logits.argmax(-1) if target is None else torch.as_tensor(target, device=x.device).expand(len(x))

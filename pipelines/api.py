@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ from ..data.volumes import Affine, Grid
 from .engine.options import RunOptions
 from .engine.plan import Plan
 from .engine.stage import Context, Pipeline
-from .recipes import Recipe, load_recipe
+from .recipes import Recipe, load_recipe, with_weights
+
+if TYPE_CHECKING:
+    from .speech_api import SpeechAnswerer
 
 CODES = {
     "CHI-IN-084": "chiasm.load takes one patient at a time.",
@@ -136,18 +139,23 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     seed: int = 0,
-) -> Predictor:
+) -> Predictor | SpeechAnswerer:
     """Load a pipeline by recipe name or file.
 
     Parameters
     ----------
     recipe : str or Path
-        ``"brain-tissue"``, ``"brain-tumour"`` ... or a YAML file.
+        ``"brain-tissue"``, ``"brain-tumour"``, ``"dementia"`` ... or a YAML file.
     weights : str or Path, optional
-        Other weights for the recipe's network: a name in the store or a folder.
+        Other weights for the recipe's main network: a name in the store or a folder.
     device : str
     threads : int, optional
         Of torch; the default leaves torch as it is.
+
+    Returns
+    -------
+    Predictor or SpeechAnswerer
+        Call it with a patient's folder.
 
     Raises
     ------
@@ -155,14 +163,17 @@ def load(
     """
     import torch
 
-    from .engine.components import load_components
-    from .engine.tasks import build_pipeline
-
     loaded = load_recipe(recipe)
     if weights is not None:
-        network = loaded.components["network"].model_copy(update={"weights": str(weights)})
-        loaded = loaded.model_copy(update={"components": {**loaded.components, "network": network}})
+        loaded = with_weights(loaded, weights)
     if threads is not None:
         torch.set_num_threads(threads)
     plan = Plan(device=device, seed=seed, threads=torch.get_num_threads(), batch_size=1 if device == "cpu" else 4)
+    if not isinstance(loaded, Recipe):
+        from .speech_api import SpeechAnswerer
+
+        return SpeechAnswerer(loaded, plan)
+    from .engine.components import load_components
+    from .engine.tasks import build_pipeline
+
     return Predictor(loaded, plan, load_components(loaded, device), build_pipeline(loaded, RunOptions()))

@@ -29,11 +29,12 @@ from .engine.progress import Progress
 from .engine.records import label_of
 from .engine.weights import component_hashes
 from .engine.worker import WorkerSettings
-from .recipes import Recipe, load_recipe
+from .recipes import BaseRecipe, load_recipe, with_weights
 
 CODES = {
     "CHI-RC-021": "The output folder is the input folder, or lies inside it.",
     "CHI-RC-022": "An unknown device.",
+    "CHI-RC-024": "A manifest with a recipe that reads no images.",
     "CHI-TL-001": "An executor that is not installed.",
 }
 SHARE_OF_FREE_MEMORY = 0.8
@@ -41,7 +42,7 @@ SHARE_OF_FREE_MEMORY = 0.8
 
 @dataclass(frozen=True)
 class _Cohort:
-    recipe: Recipe
+    recipe: BaseRecipe
     request: RunRequest
     settings: list[WorkerSettings]
     sessions: list[Session]
@@ -49,7 +50,9 @@ class _Cohort:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a cohort as the command line asked and return the exit code."""
-    recipe = load_recipe(arguments.recipe)
+    recipe: BaseRecipe = load_recipe(arguments.recipe)
+    if arguments.weights:
+        recipe = with_weights(recipe, arguments.weights)
     _check_folders(arguments.source, arguments.out)
     if arguments.executor != "local":
         raise ToolError(
@@ -101,13 +104,9 @@ def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _gather(recipe: Recipe, arguments: argparse.Namespace) -> _Cohort:
-    rules = {
-        name: ChannelRule(suffixes=spec.suffixes, keywords=spec.keywords, optional=spec.optional)
-        for name, spec in recipe.channels.items()
-    }
+def _gather(recipe: BaseRecipe, arguments: argparse.Namespace) -> _Cohort:
     sessions = select(
-        discover(arguments.source, rules, manifest=arguments.manifest),
+        _discovered(recipe, arguments),
         participants=arguments.participant_label,
         shard=arguments.shard,
     )
@@ -138,8 +137,26 @@ def _gather(recipe: Recipe, arguments: argparse.Namespace) -> _Cohort:
     return _Cohort(recipe, request, _worker_settings(recipe, options, identity, arguments), sessions)
 
 
+def _discovered(recipe: BaseRecipe, arguments: argparse.Namespace) -> list[Session]:
+    if recipe.pipeline == "dementia":
+        from ..data.speech_discovery import speech_sessions
+
+        if arguments.manifest is not None:
+            raise RecipeError(
+                "CHI-RC-024",
+                "a manifest is read for images only.",
+                "Give the folder of the interviews without --manifest; one folder a person.",
+            )
+        return speech_sessions(arguments.source)
+    rules = {
+        name: ChannelRule(suffixes=spec.suffixes, keywords=spec.keywords, optional=spec.optional)
+        for name, spec in recipe.channels.items()
+    }
+    return discover(arguments.source, rules, manifest=arguments.manifest)
+
+
 def _worker_settings(
-    recipe: Recipe, options: RunOptions, identity: Identity, arguments: argparse.Namespace
+    recipe: BaseRecipe, options: RunOptions, identity: Identity, arguments: argparse.Namespace
 ) -> list[WorkerSettings]:
     devices = devices_of(arguments.device, arguments.workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -213,13 +230,12 @@ def _check_folders(source: Path, out: Path) -> None:
 
 
 def _dry_run(cohort: _Cohort) -> int:
-    from .engine.footprint import plan_bytes
-    from .engine.tasks import build_pipeline
+    from .engine.tasks import activation_bytes, build_pipeline
 
     ledger = Ledger(cohort.request.work) if cohort.request.work.is_dir() else None
     settings = cohort.settings[0]
     pipeline = build_pipeline(cohort.recipe, settings.options)
-    activations = plan_bytes(cohort.recipe, settings.plan) if settings.plan.device == "cpu" else 0
+    activations = activation_bytes(cohort.recipe, settings.plan)
     rows = []
     for session in cohort.sessions:
         prediction = predict(session, pipeline, activations)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -108,6 +108,9 @@ class BaseRecipe(Fields):
         """Hash of everything that can change an output; titles, citations and training settings cannot."""
         kept = self.model_dump(mode="json", exclude={"training", "title", "citations", "methods", "notices"})
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=BaseRecipe)
 
 
 class Recipe(BaseRecipe):
@@ -279,6 +282,19 @@ def _kind_of(pipeline: object, name: str) -> type[Recipe] | type[SpeechRecipe]:
             f"Allowed: {', '.join(TASKS)}.",
         )
     return Recipe
+
+
+MAIN_COMPONENTS = {"segmentation": "network", "dementia": "classifier"}
+
+
+def with_weights(recipe: AnyRecipe, weights: str | Path) -> AnyRecipe:
+    """Return the recipe with other weights for its main component: a name in the store or a folder."""
+    main = MAIN_COMPONENTS[recipe.pipeline]
+    name = str(weights)
+    if Path(name).is_dir() and not name.startswith(("./", "../", "~/", "/")):
+        name = f"./{name}"
+    changed = recipe.components[main].model_copy(update={"weights": name})
+    return recipe.model_copy(update={"components": {**recipe.components, main: changed}})
 
 
 def _text(name_or_file: str | Path) -> tuple[str, str]:

@@ -87,6 +87,11 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 def _add_computation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it is computed")
+    group.add_argument(
+        "--weights",
+        metavar="FOLDER",
+        help="other weights of the recipe's main network: a name in the store, or a folder",
+    )
     group.add_argument("--executor", choices=("local", "ray", "slurm"), default="local", help="where workers run")
     group.add_argument("--device", default="auto", help="auto, cpu, mps, cuda:0, cuda:0,1 or all (default: auto)")
     group.add_argument("--workers", type=_positive, default=1, help="workers on the CPU (default: 1)")

@@ -54,6 +54,10 @@ def predict(session: Session, pipeline: Pipeline, network_bytes: int = 0) -> Pre
 def _voxels(kind: str, files: tuple[Path, ...]) -> int:
     if kind == "dicom":  # 16-bit pixels, seldom compressed: bytes on disk are the safer bound
         return sum(path.stat().st_size for path in files if path.is_file()) // 2
+    if kind == "transcript":
+        return 0
+    if kind == "audio":
+        return _samples(files[0])
     from ...data.nifti import read_header
 
     try:
@@ -61,6 +65,19 @@ def _voxels(kind: str, files: tuple[Path, ...]) -> int:
     except ChiasmError:
         return 0
     return int(x) * int(y) * int(z)
+
+
+def _samples(path: Path) -> int:
+    """Samples of a recording once decoded; where the header does not tell, the most that its bytes could hold."""
+    from ...data.audio_header import read_audio_header
+
+    try:
+        header = read_audio_header(path)
+    except ChiasmError:
+        return 0
+    if header.duration_s is None:
+        return 16 * header.n_bytes
+    return int(header.duration_s * header.rate) * max(1, header.channels)
 
 
 def available_bytes() -> int:

@@ -184,9 +184,9 @@ class _Worker:
 
     def network_bytes(self, plan: Plan) -> int:
         """Activations of one forward pass in main memory; on another device they are not there."""
-        from .footprint import plan_bytes
+        from .tasks import activation_bytes
 
-        return plan_bytes(self.settings.recipe, plan) if plan.device == "cpu" else 0
+        return activation_bytes(self.settings.recipe, plan)
 
     def next_plan(self, flow: Flow, error: BaseException) -> Plan | None:
         """Return the plan to try after `error`, or None where another try would not help."""

@@ -169,7 +169,9 @@ def extract(
 def encode_pictures(encoder: ImageTransformer, pixels: Tensor, tokens: Any) -> Tensor:
     """Run the audio encoder over the pictures of one recording: (K, 3, H, W) to (K * n, d)."""
     device = next(encoder.parameters()).device
-    parts = [reduce_tokens(encoder(batch.to(device)), tokens).flatten(0, 1) for batch in torch.split(pixels, IMAGES_A_PASS)]
+    parts = [
+        reduce_tokens(encoder(batch.to(device)), tokens).flatten(0, 1) for batch in torch.split(pixels, IMAGES_A_PASS)
+    ]
     return torch.cat(parts).float().cpu()
 
 
