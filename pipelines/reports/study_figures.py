@@ -67,10 +67,10 @@ def reliability_figure(calibration: Mapping[str, Any]) -> Drawn:
     for i, row in enumerate(report.table):
         low, high = binom.ppf(tails, row.n_persons, row.promised) / row.n_persons
         label = "90 % band of kept promises" if i == 0 else None
-        top.fill_between([row.low, row.high], low, high, color="#9aa5ab", alpha=0.35, linewidth=0, zorder=0, label=label)
-    # Below the axes: in a small sample no corner stays free of bars.
-    top.get_legend().remove()
-    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        top.fill_between(
+            [row.low, row.high], low, high, color="#9aa5ab", alpha=0.35, linewidth=0, zorder=0, label=label
+        )
+    _legend_below(figure)
     figure.set_size_inches(5.6, 6.0)
     told = "; ".join(f"promised {row.promised:.2f}, happened {row.happened:.2f}" for row in report.table)
     return drawn(figure, f"Reliability diagram, {report.binning}: {told}.")
@@ -96,7 +96,7 @@ def risk_figure(study: Mapping[str, Any]) -> Drawn:
         )  # fmt: skip
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, max(0.1, 1.25 * float(np.nanmax(shown.risk))))
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    _legend_below(figure)
     whole = f"error {shown.risk[-1]:.2f} with all answered"
     half = f"{float(np.interp(0.5, shown.coverage, shown.risk)):.2f} with half answered"
     return drawn(figure, f"Risk-coverage curve: {whole}, {half}.")
@@ -139,6 +139,15 @@ def calibration_of(entry: Mapping[str, Any]) -> CalibrationReport:
             n_persons=entry["n_persons"],
         ),
     )
+
+
+def _legend_below(figure: Any) -> None:
+    """Write the legend anew with what was added; below the axes, as in a small sample no corner stays free."""
+    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes)]:
+        if legend is not None:
+            legend.remove()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
 def _numbers(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,15 @@ class StudyVerdict:
     Parameters
     ----------
     state : {'confounded', 'open', 'shown'}
+    label : str
+        The state in two words.
     title : str
     lead : str
     shown, not_shown : tuple of str
     """
 
     state: Literal["confounded", "open", "shown"]
+    label: str
     title: str
     lead: str
     shown: tuple[str, ...]
@@ -56,31 +59,39 @@ def study_verdict(study: Mapping[str, Any]) -> StudyVerdict:
             "was left with tells the classes apart without what the model is meant to hear, so its score may come from the same "
             "source: it is no evidence that dementia is recognised from speech."
         )
-        return _verdict("confounded", f"Confounded: {names}", lead, shown, not_shown)
+        return _verdict("confounded", "confounded", f"Confounded: {names}", lead, shown, not_shown)
     if not judged:
         lead = "No control was judged, so nothing says whether the score comes from the speech or from how the data were made."
-        return _verdict("open", "Not judged: no control", lead, shown, not_shown)
+        return _verdict("open", "not judged", "Not judged: no control", lead, shown, not_shown)
     if not above:
         lead = f"The model is not shown to be better than chance. {_at_chance(len(judged))}"
-        return _verdict("open", "Nothing shown", lead, shown, not_shown)
+        return _verdict("open", "nothing shown", "Nothing shown", lead, shown, not_shown)
     lead = f"The model is better than chance. {_at_chance(len(judged))}"
-    return _verdict("shown", "Better than chance, no control above chance", lead, shown, not_shown)
+    return _verdict(
+        "shown", "controls at chance", "Better than chance, no control above chance", lead, shown, not_shown
+    )
 
 
 def _verdict(
     state: Literal["confounded", "open", "shown"],
+    label: str,
     title: str,
     lead: str,
     shown: Sequence[str],
     not_shown: Sequence[str],
 ) -> StudyVerdict:
     return StudyVerdict(
-        state=state, title=title, lead=lead, shown=tuple(shown), not_shown=tuple(text for text in not_shown if text)
+        state=state,
+        label=label,
+        title=title,
+        lead=lead,
+        shown=tuple(shown),
+        not_shown=tuple(text for text in not_shown if text),
     )
 
 
 def _at_chance(n: int) -> str:
-    return f"{'The control is' if n == 1 else f'All {n} controls are'} not above chance."
+    return "The control is not above chance." if n == 1 else f"None of the {n} controls is above chance."
 
 
 def interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
