@@ -54,6 +54,22 @@ def encoder_folders(recipe: SpeechRecipe) -> dict[str, WeightsFolder]:
     return {name: found[wanted[0]] for name, wanted in names.items()}
 
 
+def feature_hashes(recipe: SpeechRecipe) -> dict[str, str]:
+    """Return the hashes of the weights that features depend on: ``text``, ``audio``, and ``recogniser`` where the recipe has one.
+
+    Raises
+    ------
+    WeightsError, SeveralErrors
+        Missing weights.
+    """
+    hashes = {name: folder.sha256 for name, folder in encoder_folders(recipe).items()}
+    if recipe.transcript.recognition == "faster-whisper":
+        from .recognition import recogniser_hash
+
+        hashes["recogniser"] = recogniser_hash(recipe.transcript.recognition_weights)
+    return hashes
+
+
 def load_detector() -> SileroVad:
     """Load the voice activity detector that comes with the package."""
     folder = find_all([DETECTOR])[DETECTOR]
