@@ -188,7 +188,8 @@ def _in_recording(spans: Tensor, heard: Heard) -> Tensor:
     for row in moved:
         middle = heard.recording_time(float(row[0] + row[1]) / 2)
         half = float(row[1] - row[0]) / 2
-        row[0], row[1] = max(0.0, middle - half), middle + half
+        # Half a token may be the silence that fills the last picture: nothing lies behind the recording's end.
+        row[0], row[1] = max(0.0, middle - half), min(middle + half, heard.duration_s)
     return moved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ....data.chat_cleaning import CleaningOptions
 from ....data.errors import InputError
 from ....data.spans import Span, intersection, merged, total_s
 from ....data.transcript_files import read_transcript
-from ....data.transcripts import Transcript, Turn
+from ....data.transcripts import Speaker, Transcript, Turn, Word
 from ....encoders.silero_vad import RATE, SileroVad, speech_spans
 from ...speech_recipe import SpeechRecipe
 
@@ -32,6 +33,8 @@ View = Literal["participant", "background", "investigator"]
 BACKGROUND_S = 3.0
 """Length of background-only audio, the same for everyone: most recordings have as much silence."""
 MIN_INVESTIGATOR_S = 1.0
+_NOT_IN_CONTROL = "The person is left out of the {} control."
+_EDGES = re.compile(r"^\W+|\W+$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,17 @@ class Heard:
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    def recording_span(self, start_s: float, end_s: float) -> Span:
+        """Return where in the recording a stretch of `clip` lies: inside the one kept part that holds its middle."""
+        offset = 0.0
+        for index, span in enumerate(self.kept):
+            if (start_s + end_s) / 2 < offset + span.seconds or index == len(self.kept) - 1:
+                shift = span.start_s - offset
+                start_s, end_s = (min(max(time + shift, span.start_s), span.end_s) for time in (start_s, end_s))
+                break
+            offset += span.seconds
+        return Span(start_s, end_s)
+
     def recording_time(self, seconds: float) -> float:
         """Return the recording's time of a time in `clip`."""
         for span in self.kept:
@@ -92,7 +106,8 @@ class Listener:
     recipe : SpeechRecipe
     detector : SileroVad
     recogniser : object, optional
-        With ``transcribe(clip) -> Transcript``, where the recipe asks for speech recognition.
+        With ``transcribe(clip) -> Transcript`` and ``other_language(clip) -> str``, as `recognition.Recogniser`; where the recipe asks for
+        speech recognition.
     """
 
     def __init__(self, recipe: SpeechRecipe, detector: SileroVad, recogniser: Any = None) -> None:
@@ -116,7 +131,7 @@ class Listener:
         Raises
         ------
         InputError
-            ``CHI-IN-240`` to ``243``, and all that the readers say of a file.
+            ``CHI-IN-240``, ``CHI-IN-242`` to ``245``, and all that the readers say of a file.
         """
         if sources.audio is None and sources.transcript is None:
             raise InputError("CHI-IN-240", "there is no recording and no transcript.", "Add one of them.")
@@ -145,35 +160,59 @@ class Listener:
                 file=sources.audio_name,
             )
         turns = self._turns(transcript, sources)
-        if transcript is None and self.recogniser is not None:
-            transcript = self.recogniser.transcribe(self._part(clip, turns, speech, view)[0])
         part, kept = self._part(clip, turns, speech, view)
-        if view != "background":
-            inside = _within(kept, speech)
-            part = (
-                level(part, inside, self.recipe.audio.level_dbfs) if self.recipe.audio.level_dbfs is not None else part
-            )
-        part = resample(part, self.recipe.audio.sample_rate)
-        check_usable(part, hop_length=self.recipe.audio.hop_length, relative=sources.audio_name)
-        words = self._words(transcript, sources, view)
-        return replace(heard, clip=part, kept=tuple(kept), transcript=words)
+        if view != "background" and self.recipe.audio.level_dbfs is not None:
+            part = level(part, _within(kept, speech), self.recipe.audio.level_dbfs)
+        resampled = resample(part, self.recipe.audio.sample_rate)
+        check_usable(resampled, hop_length=self.recipe.audio.hop_length, relative=sources.audio_name)
+        heard = replace(heard, clip=resampled, kept=tuple(kept))
+        if transcript is None and self.recogniser is not None and view != "background":
+            transcript, warnings = self._recognised(part, heard, turns, view)
+            heard = replace(heard, warnings=(*heard.warnings, *warnings))
+        return replace(heard, transcript=self._words(transcript, sources, view))
+
+    def _recognised(
+        self, part: Clip, heard: Heard, turns: Sequence[Turn], view: View
+    ) -> tuple[Transcript, tuple[str, ...]]:
+        """Return what the recogniser hears in `part`, in the recording's time and cleaned as written words are, and its warnings."""
+        written = self.recogniser.transcribe(part)
+        language = self.recogniser.other_language(part)
+        words = []
+        for word in written.words:
+            text = word.text if self.cleaning.keep_punctuation else _EDGES.sub("", word.text).replace("\u2019", "'")
+            if not text:
+                continue
+            timed = word.start_s is not None and word.end_s is not None
+            span = heard.recording_span(word.start_s, word.end_s) if timed else (None, None)
+            speaker: Speaker = "investigator" if view == "investigator" else "participant"
+            words.append(Word(text=text, speaker=speaker, start_s=span[0], end_s=span[1]))
+        warnings = (f"The recording seems to be in another language ({language}).",) if language else ()
+        return replace(written, words=tuple(words), turns=tuple(turns)), warnings
 
     def _words_only(self, transcript: Transcript | None, sources: Sources, view: View) -> Heard:
+        if view == "background":
+            raise InputError("CHI-IN-244", "there is no recording.", _NOT_IN_CONTROL.format(view))
         return Heard(transcript=self._words(transcript, sources, view))
 
     def _words(self, transcript: Transcript | None, sources: Sources, view: View) -> Transcript | None:
         if transcript is None or view == "background":
             return None
         if view == "investigator":
-            return replace(
-                transcript, words=tuple(replace(w, speaker="participant") for w in transcript.said_by("investigator"))
-            )
+            own = tuple(replace(word, speaker="participant") for word in transcript.said_by("investigator"))
+            if not own:
+                raise InputError(
+                    "CHI-IN-245", "the transcript has no word of the investigator.", _NOT_IN_CONTROL.format(view)
+                )
+            return replace(transcript, words=own)
         if not transcript.said_by("participant"):
+            recognised = transcript.source == "asr"
             raise InputError(
                 "CHI-IN-242",
-                "the transcript has no word of the participant.",
-                "Check who speaks in it (CHAT: the code that @Participants names), or leave the file out.",
-                file=sources.transcript_name,
+                "speech recognition found no word." if recognised else "the transcript has no word of the participant.",
+                "Listen to the recording, and give a transcript."
+                if recognised
+                else "Check who speaks in it (CHAT: the code that @Participants names), or leave the file out.",
+                file=sources.audio_name if recognised else sources.transcript_name,
             )
         return transcript
 
@@ -202,7 +241,7 @@ class Listener:
                 raise InputError(
                     "CHI-IN-244",
                     f"there are less than {BACKGROUND_S:g} s without speech.",
-                    "The person is left out of the background control.",
+                    _NOT_IN_CONTROL.format(view),
                 )
             return part, [Span(0.0, part.duration_s)]
         if view == "investigator":
@@ -211,7 +250,7 @@ class Listener:
                 raise InputError(
                     "CHI-IN-245",
                     "the investigator is not marked, or says next to nothing.",
-                    "The person is left out of the investigator control.",
+                    _NOT_IN_CONTROL.format(view),
                 )
             return only(clip, own), own
         if self.recipe.audio.speaker == "everyone" or not turns:
