@@ -10,13 +10,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ....data.atomic import atomic_path
 from ...speech_recipe import SpeechRecipe
 from .features import SpeechFeatures
 from .hearing import Sources, View
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what features are changes: older entries are then no longer found."""
 _TENSORS = ("ids", "word_index", "text_tokens", "pixels", "audio_tokens", "audio_spans")
 
@@ -36,7 +37,17 @@ class FeatureCache:
     def key(
         self, sources: Sources, recipe: SpeechRecipe, hashes: Mapping[str, str], *, view: View, frozen: bool
     ) -> str:
-        """Return the name of an entry: a hash of the files, of every setting that matters, and of the encoders."""
+        """Return the name of an entry: a hash of the files, of every setting that matters, and of the encoders.
+
+        Parameters
+        ----------
+        sources : Sources
+        recipe : SpeechRecipe
+        hashes : mapping of str to str
+            Of the encoders' weights and, where words are recognised, of the recogniser's, as `components.feature_hashes` gives them.
+        view : {'participant', 'background', 'investigator'}
+        frozen : bool
+        """
         files = {
             name: _sha256(path)
             for name, path in (
@@ -47,25 +58,31 @@ class FeatureCache:
             if path is not None
         }
         settings = recipe.model_dump(mode="json", include={"audio", "transcript"})
-        encoders = dict(hashes) if frozen else {"text": hashes.get("text", "")}
+        # Pictures that are encoded later do not depend on the audio encoder, nor written words on the recogniser.
+        unused = {name for name, used in (("audio", frozen), ("recogniser", sources.transcript is None)) if not used}
+        encoders = {name: value for name, value in hashes.items() if name not in unused}
         whole = [FORMAT, files, settings, encoders, view, frozen]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry; what is damaged shows when it is read."""
-        return self._path(key).is_file()
+        """Whether there is a whole entry; it is read for that, so that a damaged one is made again and nobody is lost from a study."""
+        return self.read(key) is not None
 
     def read(self, key: str) -> SpeechFeatures | None:
         """Return an entry, or None where there is none or it is damaged (it is then made again)."""
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["about"])
+                metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            text = metadata["about"]
+            if metadata["sha256"] != _digest(text, tensors):
+                return None
+            about = json.loads(text)
+            times = tuple(None if pair is None else (pair[0], pair[1]) for pair in about.pop("word_times"))
+            return SpeechFeatures(words=tuple(about.pop("words")), word_times=times, **about, **tensors)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
-        times = tuple(None if pair is None else (pair[0], pair[1]) for pair in about.pop("word_times"))
-        return SpeechFeatures(words=tuple(about.pop("words")), word_times=times, **about, **tensors)
 
     def write(self, key: str, features: SpeechFeatures) -> None:
         """Keep an entry."""
@@ -78,8 +95,9 @@ class FeatureCache:
         tensors = {
             name: getattr(features, name).contiguous() for name in _TENSORS if getattr(features, name) is not None
         }
+        text = json.dumps(about)
         with atomic_path(self._path(key)) as temporary:
-            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+            save_file(tensors, temporary, metadata={"about": text, "sha256": _digest(text, tensors)})
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -88,3 +106,12 @@ class FeatureCache:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """Hash what an entry holds: safetensors itself notices a file that was cut off, not a byte that changed."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().numpy())
+    return digest.hexdigest()
