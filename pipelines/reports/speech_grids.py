@@ -71,9 +71,10 @@ def relevance_map(spans: NDArray[Any], relevance: NDArray[Any], edges_s: Floats,
     """
     spans, values = np.asarray(spans, np.float64), np.asarray(relevance, np.float64)
     # Tokens of 14 rows over 100 bands end at fractions of a band: rounding joins what float32 has parted.
-    band_edges = np.unique(np.round(np.concatenate([[0.0, float(n_mels)], spans[:, 2], spans[:, 3]]), 3))
+    low, high = np.round(spans[:, 2], 3), np.round(spans[:, 3], 3)
+    band_edges = np.unique(np.concatenate([[0.0, float(n_mels)], low, high]))
     seconds = shares_of_bins(spans[:, 0], spans[:, 1], edges_s)
-    bands = shares_of_bins(spans[:, 2], spans[:, 3], band_edges)
+    bands = shares_of_bins(low, high, band_edges)
     grid = np.einsum("t,tm,tb->mb", values, bands, seconds)
     grid[np.einsum("tm,tb->mb", bands, seconds) == 0.0] = np.nan
     return RelevanceMap(grid=grid, edges_s=edges_s, band_edges=band_edges)

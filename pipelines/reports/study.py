@@ -155,9 +155,11 @@ def _published(study: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for row in rows:
         n = row.get("n_test")
-        known = wilson(row["accuracy"] * n, n) if n else None
-        entry = {"value": row["accuracy"], "low": known.low if known else None, "high": known.high if known else None}
-        found.append({**row, "interval": interval(entry)})
+        told = f"{row['accuracy']:g}"  # with the digits that were published
+        if n:
+            known = wilson(row["accuracy"] * n, n)
+            told += f" [{known.low:.3f}, {known.high:.3f}]"
+        found.append({**row, "told": told})
     return found
 
 

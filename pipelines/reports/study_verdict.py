@@ -130,12 +130,11 @@ def _controls(
     at_chance = [row["name"] for row in judged if row["chance"]["at_chance"]]
     if at_chance:
         shown.append(f"At chance: {_listed(at_chance)}.")
-    for row in judged:
-        if not row["chance"]["at_chance"] and not row["chance"]["confounded"]:
-            not_shown.append(
-                f"“{row['name']}” lies below chance, which chance rarely does: look for persons on two sides of a split, or "
-                "labels in another order."
-            )
+    not_shown += [
+        f"“{row['name']}” lies below chance, which chance rarely does: look for persons on two sides of a split, or labels in another order."
+        for row in judged
+        if not row["chance"]["at_chance"] and not row["chance"]["confounded"]
+    ]
     left = [row["name"] for row in controls if not row.get("chance")]
     if left:
         not_shown.append(f"Not judged: {_listed(left)}.")
