@@ -38,10 +38,10 @@ class Sample:
 
     @property
     def length(self) -> int:
-        """Tokens of both modalities: what a step costs."""
+        """Tokens that batches are sorted by: of both modalities, of the text alone where pictures are encoded (those are never padded)."""
         f = self.features
         n_text = 0 if f.ids is None else len(f.ids)
-        return n_text + (0 if f.audio_spans is None else len(f.audio_spans))
+        return n_text + (0 if f.audio_spans is None or f.pixels is not None else len(f.audio_spans))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....data.atomic import write_text
+from ....data.errors import InputError
 from ....heads.two_stream import MMSE_RANGE, TwoStreamOutput
 from ..checkpoints import POINTER, State, restore, save
 from .batches import Batch, Sample, batches_of, collate
@@ -71,7 +72,7 @@ def fit(
     *,
     seed: int,
     folder: Path | None = None,
-    device: str = "cpu",
+    identity: str = "",
     stopped: Callable[[], bool] = lambda: False,
 ) -> Fit:
     """Train a network.
@@ -82,24 +83,26 @@ def fit(
     Parameters
     ----------
     network : SpeechNetwork
+        On the device that it is to be trained on.
     training, validation : sequence of Sample
     settings : SpeechTraining
     seed : int
     folder : Path, optional
-        Where history and checkpoint are kept; None keeps nothing.
-    device : str
+        Where history and checkpoint are kept; None keeps nothing. A checkpoint of another fit, or a damaged one, is dropped.
+    identity : str
+        Of all that the samples and the network were made from, where names, labels and weights do not tell it.
     stopped : callable
         Asked after every epoch; True ends the fit, resumable.
     """
-    network = network.to(device)
+    device = str(next(network.parameters()).device)
     optimizer = torch.optim.AdamW(
         network.groups(settings.learning_rate, settings.encoder_learning_rate, settings.weight_decay)
     )
     state = State(network, copy.deepcopy(network), optimizer)
-    identity = _identity(network, training, validation, settings, seed)
+    identity = _identity(network, training, validation, settings, f"{seed}/{identity}")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        restore(state, folder, identity=identity)
+        _resume(state, folder, identity)
     history = _read_history(folder, state.step)
     saved = time.monotonic()
     while state.step < settings.epochs and not _patience_spent(history, settings) and not stopped():
@@ -171,13 +174,14 @@ def _schedule(step: int, n_steps: int, warm_up: float) -> float:
 
 @torch.no_grad()
 def validation_loss(network: nn.Module, samples: Sequence[Sample], settings: SpeechTraining, *, device: str) -> float:
-    """Mean cross-entropy without smoothing: what early stopping looks at."""
+    """Mean loss without smoothing, infinite where it overflowed: what early stopping looks at."""
     network.eval()
     total = 0.0
     for group in batches_of(samples, 2 * settings.batch_size):
         batch = collate(group).to(device)
         total += float(loss_of(network(batch), batch, settings, smoothing=0.0)) * len(group)
-    return total / len(samples)
+    mean = total / len(samples)
+    return mean if math.isfinite(mean) else math.inf  # NaN is never smaller: one would end all comparing
 
 
 @torch.no_grad()
@@ -206,14 +210,21 @@ def _identity(
     training: Sequence[Sample],
     validation: Sequence[Sample],
     settings: SpeechTraining,
-    seed: int,
+    about: str,
 ) -> str:
-    who = [[sample.name, sample.label] for sample in training], [sample.name for sample in validation]
+    who = [[[sample.name, sample.label] for sample in side] for side in (training, validation)]
     start = hashlib.sha256()
     for value in network.state_dict().values():
         start.update(value.detach().cpu().contiguous().float().numpy().tobytes())
-    text = json.dumps([who, settings.model_dump(mode="json"), seed, start.hexdigest()])
+    text = json.dumps([who, settings.model_dump(mode="json"), about, start.hexdigest()])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _resume(state: State, folder: Path, identity: str) -> None:
+    try:
+        restore(state, folder, identity=identity)
+    except InputError:  # of other data or settings, or damaged: a fit is short, and begins anew
+        _forget(folder)
 
 
 def _keep(state: State, history: list[dict[str, float]], folder: Path, identity: str) -> None:

@@ -140,6 +140,7 @@ class Fitter:
         self._samples: dict[str, dict[str, Sample]] = {}
         self._who = {interview.name: interview for interview in data.interviews}
         self._encoders: Any = None
+        self._hashes: dict[str, str] = {}
 
     def samples(self, view: str) -> dict[str, Sample]:
         """Return the samples of a view by name."""
@@ -174,11 +175,22 @@ class Fitter:
         """Hash of everything that a fit's result depends on."""
         keys = self.data.keys[spec.view]
         used = [keys.get(name) for name in (*spec.train, *spec.validation, *spec.test)]
-        labels = [self._who[name].label for name in (*spec.train, *spec.validation)]
+        learned = [self._who[name] for name in (*spec.train, *spec.validation)]
+        labels = [[one.person, one.label, one.mmse] for one in learned]
+        if spec.baseline == "metadata":
+            labels += [[one.age, one.sex] for one in (*learned, *(self._who[name] for name in spec.test))]
         about = {**asdict(spec), "keep_model": None}
         settings = self.data.settings.model_dump(mode="json", exclude={"protocol", "folds", "seeds"})
-        text = json.dumps([about, used, labels, settings, self.data.recipe.classes], sort_keys=True)
+        text = json.dumps([about, used, labels, settings, self.data.recipe.classes, self._start()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _start(self) -> dict[str, str]:
+        """Return the hashes of the encoders that are trained; those of frozen ones are in the keys of the features."""
+        if self.data.settings.encoders == "finetune" and not self._hashes:
+            from ...stages.speech.components import encoder_folders
+
+            self._hashes = {name: folder.sha256 for name, folder in encoder_folders(self.data.recipe).items()}
+        return self._hashes
 
     def _baseline(self, spec: FitSpec, sides: Mapping[str, list[Sample]]) -> dict[str, Any]:
         inputs = {
@@ -213,13 +225,14 @@ class Fitter:
             {**spec.classifier, "text_width": text_width, "audio_width": audio_width, "classes": len(recipe.classes)},
             "two-stream",
         )
+        _check_modalities(everyone, config)
         torch.manual_seed(spec.seed)
         network = SpeechNetwork(
             TwoStreamClassifier(config),
             encoders,
             tokens=recipe.audio.tokens,
             autocast=_autocast(settings, self.data.device) if encoders is not None else None,
-        )
+        ).to(self.data.device)
         done = fit(
             network,
             sides["train"],
@@ -227,7 +240,7 @@ class Fitter:
             settings,
             seed=spec.seed,
             folder=folder,
-            device=self.data.device,
+            identity=self.identity(spec),
             stopped=self.stopped,
         )
         if not done.finished:
@@ -340,12 +353,14 @@ def run_fits(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(data,)) as pool:
         futures = {pool.submit(_run, spec): spec for spec in specs}
-        for future in as_completed(futures):
-            if stopped():
-                pool.shutdown(wait=True, cancel_futures=True)
-                return False
-            future.result()
-            done(futures[future])
+        try:
+            for future in as_completed(futures):
+                if stopped():
+                    return False
+                future.result()
+                done(futures[future])
+        finally:  # after a stop or an error nothing more is begun
+            pool.shutdown(wait=True, cancel_futures=True)
     return True
 
 
@@ -373,17 +388,33 @@ def _run(spec: FitSpec) -> bool:
 
 
 def _permuted(train: list[Sample], validation: list[Sample], seed: int) -> dict[str, list[Sample]]:
-    """Deal the labels anew among the persons of both sides; the test labels stay."""
-    persons = sorted({sample.person for sample in (*train, *validation)})
-    label_of = {sample.person: sample.label for sample in (*train, *validation)}
-    dealt = [label_of[person] for person in persons]
-    random.Random(1000 + seed).shuffle(dealt)
-    new = dict(zip(persons, dealt, strict=True))
+    """Deal the labels anew among the persons of each side, so that no side loses a class; the test labels stay."""
+    dealer = random.Random(1000 + seed)
 
-    def relabel(samples: list[Sample]) -> list[Sample]:
+    def relabelled(samples: list[Sample]) -> list[Sample]:
+        label_of = {sample.person: sample.label for sample in samples}
+        persons = sorted(label_of)
+        dealt = [label_of[person] for person in persons]
+        dealer.shuffle(dealt)
+        new = dict(zip(persons, dealt, strict=True))
         return [replace(sample, label=new[sample.person]) for sample in samples]
 
-    return {"train": relabel(train), "validation": relabel(validation)}
+    return {"train": relabelled(train), "validation": relabelled(validation)}
+
+
+def _check_modalities(samples: Sequence[Sample], config: TwoStreamConfig) -> None:
+    if config.modality_dropout:
+        return
+    wanted = {"both": ("text", "audio"), "text": ("text",), "audio": ("audio",)}[config.streams]
+    there = {"text": [s.features.has_text for s in samples], "audio": [s.features.has_audio for s in samples]}
+    for name in wanted:
+        if not all(there[name]):
+            what = {"text": "transcript", "audio": "recording"}[name]
+            raise InputError(
+                "CHI-IN-241",
+                f"{there[name].count(False)} of {len(samples)} interviews have no {what}.",
+                "Add them, leave those interviews out, or set the classifier's modality_dropout above 0.",
+            )
 
 
 def _check_finite(samples: Any) -> None:

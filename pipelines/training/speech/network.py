@@ -67,6 +67,8 @@ class SpeechNetwork(nn.Module):
         return text_mask & ~(drop & which)[:, None], audio_mask & ~(drop & ~which)[:, None]
 
     def _text(self, batch: Batch) -> Tensor:
+        if not bool(batch.text_mask.any()):  # nobody's transcript: there is nothing to take the width from
+            return torch.zeros(*batch.text_mask.shape, self.classifier.config.text_width, device=batch.label.device)
         if self.text_encoder is None:
             return batch.text
         with self._precision(batch):
@@ -76,12 +78,11 @@ class SpeechNetwork(nn.Module):
         return tokens.float()
 
     def _audio(self, batch: Batch) -> Tensor:
+        padded = torch.zeros(*batch.audio_mask.shape, self.classifier.config.audio_width, device=batch.label.device)
+        if not bool(batch.audio_mask.any()):
+            return padded
         if self.audio_encoder is None:
             return batch.audio
-        width = self.audio_encoder.width
-        padded = torch.zeros(*batch.audio_mask.shape, width, device=batch.audio.device)
-        if not sum(batch.n_pictures):
-            return padded
         with self._precision(batch):
             encoded = reduce_tokens(self.audio_encoder(batch.audio), self.tokens)
         parts = torch.split(encoded.float(), list(batch.n_pictures))

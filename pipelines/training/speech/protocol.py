@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ....data.errors import InputError
 from ....data.interviews import Interview, InterviewSet
 from ....data.splits import Fold, challenge, check_disjoint, k_fold, leave_one_person_out
 from ...speech_recipe import SpeechRecipe
@@ -71,7 +72,7 @@ def folds_of(
     share = settings.validation_share
     labelled = [interview for interview in found.interviews if interview.label is not None]
     if protocol == "challenge":
-        folds = [challenge(found, seed, validation_share=share)]
+        folds = [_with_labelled_test(challenge(found, seed, validation_share=share), labelled)]
     elif protocol == "k-fold":
         folds = k_fold(labelled, settings.folds, seed=seed, validation_share=share)
     else:
@@ -79,6 +80,19 @@ def folds_of(
     for index, fold in enumerate(folds):
         check_disjoint(fold, labelled)
         yield ("challenge" if protocol == "challenge" else f"fold-{index:03d}"), fold
+
+
+def _with_labelled_test(fold: Fold, labelled: Sequence[Interview]) -> Fold:
+    """Take interviews whose label is withheld out of the test side: nothing can be said about them here."""
+    known = {interview.name for interview in labelled}
+    test = tuple(name for name in fold.test if name in known)
+    if not test:
+        raise InputError(
+            "CHI-IN-182",
+            "No interview of the data set's own test side has a label.",
+            "Use cross-validation, or add the labels of the test side.",
+        )
+    return replace(fold, test=test)
 
 
 def plan_rows(
@@ -133,7 +147,7 @@ def plan_rows(
     rows += [
         row(name, "baseline", note, seeds, kind="baseline", baseline=name)
         for name, note in BASELINES.items()
-        if _possible(name, found.interviews)
+        if _possible(name, [interview for interview in found.interviews if interview.label is not None])
     ]
     drawn = tuple(range(control_seeds))
     if drawn:
@@ -170,9 +184,9 @@ def _has(interviews: Sequence[Interview], what: str) -> bool:
 
 
 def _possible(baseline: str, interviews: Sequence[Interview]) -> bool:
-    if baseline in {"pauses", "voice"}:
-        return _has(interviews, "audio")
-    return baseline == "majority" or _has(interviews, "transcript")
+    """Whether a baseline can be computed of everyone: one that left persons out could not be compared."""
+    what = {"pauses": "audio", "voice": "audio", "words": "transcript", "counts": "transcript"}.get(baseline)
+    return what is None or all(getattr(interview, what) is not None for interview in interviews)
 
 
 def without(rows: Sequence[Row], missing: Mapping[str, set[str]]) -> list[Row]:

@@ -179,10 +179,11 @@ def _conformal(
         found.append(
             _plain(coverage(sets, alone.predictions(who, classes))) | {"n_calibration": len(validation.persons)}
         )
-    means = {
-        name: float(np.nanmean([float(entry[name]) for entry in found]))
-        for name in ("covered", "answered", "accuracy_answered", "mean_size", "n_calibration")
-    }
+    means = {}
+    for name in ("covered", "answered", "accuracy_answered", "mean_size", "n_calibration"):
+        # A fit whose sets never hold one class alone has answered nobody: it has no accuracy.
+        values = [float(entry[name]) for entry in found if np.isfinite(float(entry[name]))]
+        means[name] = float(np.mean(values)) if values else float("nan")
     return {"error_rate": error_rate, "n_fits": len(found), **means}
 
 
