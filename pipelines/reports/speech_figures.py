@@ -202,7 +202,7 @@ def row_shares(plan: TransportPlan) -> NDArray[np.float64]:
     """Return each word's mass as shares over the seconds; zeros for a word without mass."""
     mass = np.asarray(plan.mass, np.float64)
     whole = mass.sum(axis=1, keepdims=True)
-    return np.divide(mass, whole, out=np.zeros_like(mass), where=whole > 0)
+    return np.asarray(np.divide(mass, whole, out=np.zeros_like(mass), where=whole > 0))
 
 
 def telling_words(words: Sequence[Any], plan: TransportPlan, *, most: int = MAX_WORDS) -> list[int]:

@@ -70,6 +70,7 @@ def write_study_report(out: Path, study: Study | Mapping[str, Any], *, single_fi
         The disk is full or may not be written.
     """
     check_study(study)
+    study = {**study, "rows": [_whole(row) for row in study["rows"]]}
     page = out / PAGE
     metric, chance = main_metric(study)
     pictures = _draw(study, metric, chance)
@@ -105,6 +106,12 @@ def write_study_report(out: Path, study: Study | Mapping[str, Any], *, single_fi
     out.mkdir(parents=True, exist_ok=True)
     write_text(page, text)
     return [page, *written]
+
+
+def _whole(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with what may be left out."""
+    scores = {name: {"value": None, "low": None, "high": None, **one} for name, one in row["scores"].items()}
+    return {"note": "", "per_seed": {}, "sd": {}, **row, "scores": scores}
 
 
 def _draw(study: Mapping[str, Any], metric: str, chance: float) -> dict[str, Drawn]:

@@ -30,10 +30,7 @@ MOST_LETTERS = 34
 def forest_figure(study: Mapping[str, Any], metric: str, chance: float) -> Drawn:
     """Draw every row's score with its interval; a control that is above chance stands out by colour and mark."""
     rows = [row for row in study["rows"] if (row["scores"].get(metric) or {}).get("value") is not None]
-    estimates = [
-        Estimate(_name(row), *(_number(row["scores"][metric].get(key)) for key in ("value", "low", "high")), row["n_persons"])
-        for row in rows
-    ]  # fmt: skip
+    estimates = [_estimate(row, metric) for row in rows]
     figure = forest_plot(
         estimates, label=f"{metric.replace('_', ' ')}, 95 % intervals over persons; dotted: chance", chance=chance
     )
@@ -65,10 +62,17 @@ def reliability_figure(calibration: Mapping[str, Any]) -> Drawn:
     top = figure.axes[0]
     tails = [(1 - BAND_LEVEL) / 2, (1 + BAND_LEVEL) / 2]
     for i, row in enumerate(report.table):
-        low, high = binom.ppf(tails, row.n_persons, row.promised) / row.n_persons
+        low, high = np.asarray(binom.ppf(tails, row.n_persons, row.promised)).tolist()
         label = "90 % band of kept promises" if i == 0 else None
         top.fill_between(
-            [row.low, row.high], low, high, color="#9aa5ab", alpha=0.35, linewidth=0, zorder=0, label=label
+            [row.low, row.high],
+            low / row.n_persons,
+            high / row.n_persons,
+            color="#9aa5ab",
+            alpha=0.35,
+            linewidth=0,
+            zorder=0,
+            label=label,
         )
     _legend_below(figure)
     figure.set_size_inches(5.6, 6.0)
@@ -156,6 +160,11 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _estimate(row: Mapping[str, Any], metric: str) -> Estimate:
+    value, low, high = (_number(row["scores"][metric].get(key)) for key in ("value", "low", "high"))
+    return Estimate(_name(row), value, low, high, row["n_persons"])
 
 
 def _name(row: Mapping[str, Any]) -> str:

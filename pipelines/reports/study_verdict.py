@@ -117,7 +117,11 @@ def _against_chance(study: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     lows = [one.get("low") for one in (entry, wilson) if one]
     permutation = study.get("permutation") or {}
     p = permutation.get("p_value")
-    above = bool(lows) and all(_finite(low) and low > chance for low in lows) and (p is None or p < SIGNIFICANT)
+    above = (
+        bool(lows)
+        and all(low is not None and _finite(low) and low > chance for low in lows)
+        and (p is None or p < SIGNIFICANT)
+    )
     name = metric.replace("_", " ")
     text = f"{name} {interval(entry)} on {row['n_persons']} persons; chance is {chance:.3f}"
     text += f", permuted labels do as well with p = {p:.4f}." if p is not None else "."
@@ -131,7 +135,7 @@ def _controls(
     if at_chance:
         shown.append(f"At chance: {_listed(at_chance)}.")
     not_shown += [
-        f"“{row['name']}” lies below chance, which chance rarely does: look for persons on two sides of a split, or labels in another order."
+        f"“{row['name']}” lies below chance, which chance rarely does: look for persons on two sides of a split."
         for row in judged
         if not row["chance"]["at_chance"] and not row["chance"]["confounded"]
     ]

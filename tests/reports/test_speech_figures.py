@@ -78,7 +78,12 @@ def test_information_of_a_plan() -> None:
 
 
 def test_the_most_relevant_words_are_drawn_in_the_order_they_were_said() -> None:
-    words = [ShownWord("a", relevance=0.1), ShownWord("b", relevance=0.9), ShownWord("c"), ShownWord("d", relevance=0.5)]
+    words = [
+        ShownWord("a", relevance=0.1),
+        ShownWord("b", relevance=0.9),
+        ShownWord("c"),
+        ShownWord("d", relevance=0.5),
+    ]
     plan = TransportPlan(mass=np.ones((4, 2)), edges_s=np.arange(3.0))
     assert figures.telling_words(words, plan, most=2) == [1, 3]
     # Without relevance, the words that choose their seconds; a word without mass is never drawn.

@@ -76,6 +76,12 @@ def interview() -> SpeechPatientReport:
 
 
 @pytest.fixture
+def words_only(interview: SpeechPatientReport) -> SpeechPatientReport:
+    """Return the report without pictures, which most tests do not look at."""
+    return replace(interview, sound=None, sound_relevance=None, plan=None, deletion=None)
+
+
+@pytest.fixture
 def failed() -> SpeechPatientReport:
     error = ReportError(code="CHI-IN-215", message="The recording is silent.", remedy="Record again.", file="a/b.wav")
     return SpeechPatientReport(key="sub-02", title="Dementia", status="failed", error=error)
@@ -134,9 +140,9 @@ def test_sections_stand_in_the_order_in_which_they_matter(tmp_path: Path, interv
 
 
 def test_a_word_shows_its_relevance_by_line_and_number_and_its_seconds(
-    tmp_path: Path, interview: SpeechPatientReport
+    tmp_path: Path, words_only: SpeechPatientReport
 ) -> None:
-    write_speech_patient_report(tmp_path / "page.html", interview)
+    write_speech_patient_report(tmp_path / "page.html", words_only)
     words = [a for a in Page(tmp_path / "page.html").all("span") if "w" in str(a.get("class")).split()]
     assert [a["class"] for a in words] == ["w w1", "w w1", "w w2", "w w2", "w w3", "w w4", "w w4", "w w5"]
     assert words[2]["title"] == "relevance 0.38; 1.0 to 1.4 s"
@@ -151,11 +157,9 @@ def test_the_table_of_words_pairs_each_with_its_seconds(tmp_path: Path, intervie
     assert text.index("think 3.5") < text.index("I 3.0 to 3.4")
 
 
-def test_a_pause_begins_a_new_line_with_its_time(tmp_path: Path, interview: SpeechPatientReport) -> None:
-    late = tuple(w._replace(start_s=w.start_s + 63.0, end_s=w.end_s + 63.0) for w in interview.words[4:])
-    write_speech_patient_report(
-        tmp_path / "page.html", replace(interview, words=(*interview.words[:4], *late), plan=None)
-    )
+def test_a_pause_begins_a_new_line_with_its_time(tmp_path: Path, words_only: SpeechPatientReport) -> None:
+    late = tuple(w._replace(start_s=w.start_s + 63.0, end_s=w.end_s + 63.0) for w in words_only.words[4:])
+    write_speech_patient_report(tmp_path / "page.html", replace(words_only, words=(*words_only.words[:4], *late)))
     html = (tmp_path / "page.html").read_text("utf-8")
     assert re.findall(r"<time>(.*?)</time>", html) == ["0:00", "1:05"]
 
@@ -169,29 +173,27 @@ def test_a_pause_begins_a_new_line_with_its_time(tmp_path: Path, interview: Spee
     ],
 )
 def test_every_prediction_set_has_its_words(
-    tmp_path: Path, interview: SpeechPatientReport, chosen: tuple[str, ...] | None, said: str, open_: bool
+    tmp_path: Path, words_only: SpeechPatientReport, chosen: tuple[str, ...] | None, said: str, open_: bool
 ) -> None:
-    text = text_of(tmp_path, replace(interview, prediction_set=chosen))
+    text = text_of(tmp_path, replace(words_only, prediction_set=chosen))
     assert said in text
     assert ("not certain" in text) == open_
 
 
-def test_three_classes_are_all_possible(tmp_path: Path, interview: SpeechPatientReport) -> None:
+def test_three_classes_are_all_possible(tmp_path: Path, words_only: SpeechPatientReport) -> None:
     classes = ("CN", "MCI", "AD")
-    three = replace(interview, classes=classes, probability=(0.3, 0.3, 0.4), prediction_set=classes)
+    three = replace(words_only, classes=classes, probability=(0.3, 0.3, 0.4), prediction_set=classes)
     assert "no cognitive impairment, MCI and probable Alzheimer's disease are all possible" in text_of(tmp_path, three)
 
 
-def test_an_uncalibrated_score_is_not_called_a_probability(tmp_path: Path, interview: SpeechPatientReport) -> None:
-    text = text_of(tmp_path, replace(interview, calibration=""))
+def test_an_uncalibrated_score_is_not_called_a_probability(tmp_path: Path, words_only: SpeechPatientReport) -> None:
+    text = text_of(tmp_path, replace(words_only, calibration=""))
     assert "Score, not calibrated" in text
     assert "should come from persons" not in text
     assert "Half have it." not in text
 
 
-def test_a_missing_modality_leaves_out_its_sections_and_says_so(
-    tmp_path: Path, interview: SpeechPatientReport
-) -> None:
+def test_a_missing_modality_leaves_out_its_sections_and_says_so(tmp_path: Path, interview: SpeechPatientReport) -> None:
     note = "No transcript: the text is a learned token."
     bare = replace(interview, words=(), plan=None, deletion=None, modality_share=(0.0, 1.0), modality_notes=[note])
     assert note in text_of(tmp_path, bare)
@@ -205,10 +207,10 @@ def test_a_missing_modality_leaves_out_its_sections_and_says_so(
 
 
 def test_words_that_the_model_did_not_read_and_a_machine_transcript_are_named(
-    tmp_path: Path, interview: SpeechPatientReport
+    tmp_path: Path, words_only: SpeechPatientReport
 ) -> None:
-    cut = tuple(w._replace(relevance=None) if i > 5 else w for i, w in enumerate(interview.words))
-    text = text_of(tmp_path, replace(interview, words=cut, machine_transcript=True))
+    cut = tuple(w._replace(relevance=None) if i > 5 else w for i, w in enumerate(words_only.words))
+    text = text_of(tmp_path, replace(words_only, words=cut, machine_transcript=True))
     assert "did not read 2 words" in text
     assert "Speech recognition wrote these words" in text
     assert 'title="not read by the model; 3.5 to 3.9 s"' in (tmp_path / "page.html").read_text("utf-8")
@@ -280,7 +282,9 @@ def test_no_serious_violation_of_accessibility(
 def test_nothing_sticks_out_of_the_page_and_no_script_of_a_transcript_runs(
     browser: Any, tmp_path: Path, interview: SpeechPatientReport, width: int
 ) -> None:
-    words = [w._replace(text=SCRIPT if i == 2 else "x" * 80 if i == 3 else w.text) for i, w in enumerate(interview.words)]
+    words = [
+        w._replace(text=SCRIPT if i == 2 else "x" * 80 if i == 3 else w.text) for i, w in enumerate(interview.words)
+    ]
     write_speech_patient_report(tmp_path / "page.html", replace(interview, words=words))
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
     browser.open(tmp_path / "page.html")
