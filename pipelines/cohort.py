@@ -282,4 +282,6 @@ def _say_failures(result: RunResult) -> None:
 def _cell(value: float | str | None) -> str:
     if value is None:
         return "n/a"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -150,7 +150,7 @@ class SpeechPredictor:
             probability=tuple(float(p) for p in probability),
             prediction_set=tuple(kept),
             logits=tuple(float(value) for value in logits),
-            mmse=float(output.mmse[0]) if output.mmse is not None else None,
+            mmse=float(output.mmse[0].detach()) if output.mmse is not None else None,
             vector_weights={} if shares is None else dict(zip(output.names, shares[0].detach().tolist(), strict=True)),
             explanation=explanation,
             missing=missing,

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ CODES: dict[str, str] = {
     "CHI-RC-121": "A dementia recipe needs a data folder.",
     "CHI-RC-122": "A variant whose features are not those of the recipe cannot stand in its ablation table.",
 }
-EXTRA_VIEWS: tuple[View, ...] = ("background", "investigator")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +87,10 @@ def train_dementia(recipe_name: str | Path, data: Path | None, out: Path, option
     variants = _variants(recipe) if options.ablation else {}
     with stop_signal() as stopped:
         study = _Study(recipe, settings, found, labelled, out, options, protocol)
-        rows = study.plan(variants)
         say(
             f"{found.layout}: {len(labelled)} interviews of {len({i.person for i in labelled})} persons. Protocol: {protocol}."
         )
-        if not study.read(rows, stopped) or not study.run(stopped):
+        if not (study.read("participant", stopped) and study.plan(variants, stopped) and study.run(stopped)):
             say("Stopped. What is finished is kept; the same command goes on from here.")
             return EXIT_STOPPED
     study.report(data)
@@ -149,9 +147,34 @@ class _Study:
         self.keys: dict[str, dict[str, str]] = {}
         self.excluded: dict[str, tuple[Excluded, ...]] = {}
 
-    def plan(self, variants: dict[str, dict[str, Any]]) -> list[Row]:
-        """List the rows of the table."""
-        return plan_rows(
+    def read(self, view: View, stopped: Callable[[], bool]) -> bool:
+        """Make the features of a view; interviews that it does not have are left out and listed."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if stopped():
+            return False
+        gathered = gather(
+            self.labelled,
+            self.found.root,
+            self.recipe,
+            self.cache,
+            view=view,
+            frozen=self.settings.encoders == "frozen",
+            jobs=self.jobs,
+            progress=_progress(f"features ({view})"),
+        )
+        self.keys[view], self.excluded[view] = gathered.keys, gathered.excluded
+        if view == "participant":
+            for lost in gathered.excluded[:10]:
+                say(f"  left out: {lost.name} [{lost.code}] {lost.message}")
+            # Before the split: a fold is made of interviews that can be read, so that no class of it is lost afterwards.
+            self.labelled = [interview for interview in self.labelled if interview.name in gathered.keys]
+            kept = [i for i in self.found.interviews if i.label is None or i.name in gathered.keys]
+            self.found = replace(self.found, interviews=kept)
+        return True
+
+    def plan(self, variants: dict[str, dict[str, Any]], stopped: Callable[[], bool]) -> bool:
+        """List the rows of the table, and make the features of every other view that they hear."""
+        rows = plan_rows(
             self.found,
             self.recipe,
             self.settings,
@@ -159,27 +182,9 @@ class _Study:
             control_seeds=self.options.control_seeds,
             variants=variants,
         )
-
-    def read(self, rows: Sequence[Row], stopped: Callable[[], bool]) -> bool:
-        """Make the features of every view that a row hears."""
-        self.out.mkdir(parents=True, exist_ok=True)
         for view in dict.fromkeys(row.view for row in rows):
-            frozen = self.settings.encoders == "frozen"
-            if stopped():
+            if view not in self.keys and not self.read(view, stopped):
                 return False
-            gathered = gather(
-                self.labelled,
-                self.found.root,
-                self.recipe,
-                self.cache,
-                view=view,
-                frozen=frozen,
-                jobs=self.jobs,
-                progress=_progress(f"features ({view})"),
-            )
-            self.keys[view], self.excluded[view] = gathered.keys, gathered.excluded
-            for lost in gathered.excluded[:10] if view == "participant" else ():
-                say(f"  left out: {lost.name} [{lost.code}] {lost.message}")
         missing = {view: {one.name for one in lost} for view, lost in self.excluded.items()}
         self.rows = without(rows, missing)
         return True
