@@ -17,7 +17,7 @@ from ...speech_recipe import SpeechRecipe
 from .features import SpeechFeatures
 from .hearing import Sources, View
 
-FORMAT = 2
+FORMAT = 3
 """Raised when what features are changes: older entries are then no longer found."""
 _TENSORS = ("ids", "word_index", "text_tokens", "pixels", "audio_tokens", "audio_spans")
 

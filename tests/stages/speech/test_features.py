@@ -12,7 +12,7 @@ from chiasm.data.audio import Clip
 from chiasm.data.errors import InputError, SeveralErrors, WeightsError
 from chiasm.data.spans import Span
 from chiasm.data.transcripts import Transcript, Word
-from chiasm.pipelines.speech_recipe import SpeechRecipe
+from chiasm.pipelines.speech_recipe import AudioSpec, SpeechRecipe
 from chiasm.pipelines.stages.speech.components import (
     encoder_folders,
     feature_hashes,
@@ -102,6 +102,15 @@ def test_tokens_a_picture(heard: Heard, recipe, encoders, tokens: str, a_picture
     features = extract(heard, with_audio(recipe, tokens=tokens), encoders)
     _, images = pictures_of(heard, recipe.audio, picture_maker(recipe.audio))
     assert len(features.audio_tokens) == len(features.audio_spans) == a_picture * len(images.pixels)
+
+
+def test_every_setting_of_the_picture_reaches_it() -> None:
+    asked = {
+        "sample_rate": 12000, "n_fft": 600, "hop_length": 150, "n_mels": 50, "f_min": 40.0, "f_max": 5000.0, "htk": True,
+        "top_db": 60.0,
+    }  # fmt: skip
+    made = picture_maker(AudioSpec(**asked)).config
+    assert {name: getattr(made, name) for name in asked} == asked
 
 
 def test_half_the_gain_gives_the_same_features(spoken, listener, recipe, encoders, tmp_path: Path) -> None:

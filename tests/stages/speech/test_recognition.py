@@ -186,8 +186,11 @@ def test_pieces_that_are_not_the_known_ones(nothing: Path, monkeypatch: pytest.M
     importlib.invalidate_caches()
     pieces = (("whisper_piece_one", "part0"), ("whisper_piece_two", "part1"))
     monkeypatch.setattr(recognition, "_PIECES", pieces)
-    with pytest.raises(WeightsError, match="CHI-WT-045"):
+    monkeypatch.setattr(recognition, "_load", lambda name, files: Whisper())
+    with pytest.raises(WeightsError, match=r"CHI-WT-045.*other bytes"):
         load_recogniser(PACKAGED, language="en")
+    with pytest.raises(WeightsError, match="CHI-WT-040"):  # the packages hold one size of Whisper, not every
+        load_recogniser("whisper-small", language="en")
     monkeypatch.setattr(recognition, "_PIECES", (pieces[0], ("no_such_package", "part1")))
     with pytest.raises(WeightsError, match="CHI-WT-040"):
         load_recogniser(PACKAGED, language="en")
