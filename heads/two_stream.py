@@ -26,6 +26,7 @@ Crossing = Literal["transport", "kernel", "cross-attention", "none"]
 Streams = Literal["both", "text", "audio"]
 MMSE_RANGE = 30.0
 KERNEL_ITERATIONS = 10
+OUTLIER = 5.0  # standard deviations: a broken recording must not shout
 TIED = 1e9  # a marginal that is held: relaxation so large that tau / (tau + eps) is 1
 
 
@@ -71,6 +72,9 @@ class TwoStreamConfig:
         Also classify severity (0: no).
     dropout : float
         Of projections, attention weights and head.
+    text_statistics, audio_statistics : int
+        Numbers of an interview beside its tokens (counts of words, statistics of the voice); each kind becomes one more fused vector.
+        0: none.
     modality_dropout : float
         Chance, in training, that one of the two modalities is withheld. Above 0 a missing modality is a learned token; at 0 it
         is refused.
@@ -98,6 +102,8 @@ class TwoStreamConfig:
     mmse: bool = False
     severity_classes: int = 0
     dropout: float = 0.1
+    text_statistics: int = 0
+    audio_statistics: int = 0
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -121,10 +127,12 @@ class TwoStreamConfig:
 
     @property
     def n_vectors(self) -> int:
-        """Pooled vectors that are fused: one a stream, and one a direction of the crossing."""
+        """Vectors that are fused: one a stream, one a direction of the crossing, one a kind of statistics."""
+        heard = {"text": (self.text_statistics,), "audio": (self.audio_statistics,)}
+        numbers = sum(n > 0 for n in heard.get(self.streams, (self.text_statistics, self.audio_statistics)))
         if self.streams != "both":
-            return 1
-        return 2 if self.crossing == "none" else 4
+            return 1 + numbers
+        return (2 if self.crossing == "none" else 4) + numbers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -141,11 +149,11 @@ class TwoStreamOutput:
     vector_weights : Tensor, shape (B, m), optional
         Share of each fused vector, where the fusion has shares; the order is `names`.
     names : tuple of str
-        Of the fused vectors: ``text``, ``text from audio``, ``audio``, ``audio from text``.
+        Of the fused vectors: ``text``, ``text from audio``, ``audio``, ``audio from text``, ``word counts``, ``voice statistics``.
     pooled : tuple of Tensor, shape (B, width)
         The fused vectors.
     tokens : tuple of Tensor, shape (B, N or T, width)
-        What each was pooled from.
+        What each was pooled from; the statistics were not pooled and have none.
     text_mask, audio_mask : Tensor of bool, optional
         With the position of a learned token counted as valid.
     plan : Tensor, shape (B, N, T), optional
@@ -239,6 +247,34 @@ def _context_width(config: TwoStreamConfig, in_width: int, index: int) -> int | 
     return deep if config.context == "deep" else deep + config.width
 
 
+class StatisticsVector(nn.Module):
+    """Numbers of an interview, standardised by the training persons, as one vector; a missing number counts as average."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n: int, config: TwoStreamConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("scale", torch.ones(n))
+        self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(n, config.width), nn.Tanh())
+
+    def standardise(self, rows: Tensor) -> None:
+        """Take mean and standard deviation from training rows (P, n); NaN entries are left out."""
+        known = ~rows.isnan()
+        n = known.sum(0).clamp(min=1)
+        mean = rows.nan_to_num().sum(0) / n
+        spread = (((rows - mean).nan_to_num() ** 2 * known).sum(0) / n).sqrt()
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map (B, n) to (B, width)."""
+        z = ((values - self.mean) / self.scale).clamp(-OUTLIER, OUTLIER)
+        projected: Tensor = self.project(torch.where(values.isnan(), torch.zeros_like(z), z))
+        return projected
+
+
 class TwoStreamClassifier(nn.Module):
     """See the module; parameters are in `TwoStreamConfig`."""
 
@@ -255,6 +291,10 @@ class TwoStreamClassifier(nn.Module):
         self.audio_from_text = CrossAttention(one) if crossed else None
         aligned = both and config.alignment
         self.divergence = SinkhornDivergence(SinkhornDivergenceConfig(cost=config.cost)) if aligned else None
+        numbers = {"text": config.text_statistics, "audio": config.audio_statistics}
+        heard = {name: n for name, n in numbers.items() if n and config.streams in (name, "both")}
+        self.text_statistics = StatisticsVector(heard["text"], config) if "text" in heard else None
+        self.audio_statistics = StatisticsVector(heard["audio"], config) if "audio" in heard else None
         self.fusion = fusion_block(config.fusion, config.width, config.n_vectors) if config.n_vectors > 1 else None
         fused = cast("Any", self.fusion).config.out_width if self.fusion is not None else config.width
         self.head = nn.Sequential(nn.Linear(fused, config.hidden), nn.ReLU(), nn.Dropout(config.dropout))
@@ -282,6 +322,7 @@ class TwoStreamClassifier(nn.Module):
         audio: Tensor | None,
         audio_mask: Tensor | None,
         *,
+        statistics: tuple[Tensor | None, Tensor | None] = (None, None),
         keep_attention: bool = False,
     ) -> TwoStreamOutput:
         """Classify B cases.
@@ -293,6 +334,8 @@ class TwoStreamClassifier(nn.Module):
             A case whose row is all False has no text (N >= 1 all the same).
         audio : Tensor, shape (B, T, audio_width)
         audio_mask : Tensor of bool, shape (B, T)
+        statistics : (Tensor, Tensor), shapes (B, n)
+            Counts of the words and statistics of the voice, where the classifier has them; NaN: missing.
         keep_attention : bool
             Keep attention weights and tokens on the graph, for relevance.
 
@@ -326,6 +369,14 @@ class TwoStreamClassifier(nn.Module):
             if self.divergence is not None:
                 extra["alignment"] = self.divergence(x, z, text_mask, audio_mask)
         pooled = [masked_mean(token, mask) for token, mask in zip(tokens, masks, strict=True)]
+        for name, block, values in zip(
+            ("word counts", "voice statistics"), (self.text_statistics, self.audio_statistics), statistics, strict=True
+        ):
+            if block is not None:
+                if values is None or not values.shape[-1]:  # nobody in the batch has any
+                    values = block.mean.new_full((len(pooled[0]), len(block.mean)), torch.nan)
+                names = [*names, name]
+                pooled.append(block(values))
         return self._answer(names, tokens, pooled, extra)
 
     def _cross(self, x: Tensor, z: Tensor, text_mask: Tensor, audio_mask: Tensor, keep: bool) -> Crossed | None:
@@ -360,4 +411,3 @@ class TwoStreamClassifier(nn.Module):
             tokens=tuple(tokens),
             **extra,
         )
-

@@ -37,7 +37,7 @@ def write_group_outputs(out: Path, recipe_name: str, title: str, identity: Ident
             message=f"{record.file}: {record.message}" if record.file else record.message,
             remedy=record.remedy,
             flags=tuple(record.flags),
-            values={name: value for name, value in record.row.items() if isinstance(value, int | float)},
+            values=dict(record.row),
         )
         for record in records
     ]

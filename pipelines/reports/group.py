@@ -1,4 +1,4 @@
-"""The page of a whole run: failures first, distributions of the volumes, every patient in a table that sorts."""
+"""The page of a whole run: failures first, distributions of what was measured, every patient in a table that sorts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...data.atomic import write_text
+from .columns import Column, column_of, is_number
 from .pages import nonce_of, render
 from .patient import RESEARCH_USE
 from .plots import Distribution, distribution
@@ -26,8 +27,8 @@ class GroupRow:
     status : {'done', 'failed'}
     code, message, remedy : str
         Why it failed; empty when done.
-    values : mapping of str to float or None
-        Volumes in ml by region.
+    values : mapping of str to float, str or None
+        Results by their names in the table; `columns.column_of` says what a name means (``..._ml`` is a volume, ``p_AD`` a probability).
     flags : sequence of str
         Warnings, in words.
     """
@@ -38,7 +39,7 @@ class GroupRow:
     code: str = ""
     message: str = ""
     remedy: str = ""
-    values: Mapping[str, float | None] = field(default_factory=dict)
+    values: Mapping[str, float | str | None] = field(default_factory=dict)
     flags: Sequence[str] = ()
 
 
@@ -72,7 +73,7 @@ def write_group_page(
     title : str
         What was done.
     columns : sequence of str, optional
-        Regions and their order (default: as they first appear in `rows`).
+        Names of results and their order (default: as they first appear in `rows`).
     notices, methods, citations, provenance
         As in `PatientReport`, for the whole run.
 
@@ -88,16 +89,19 @@ def write_group_page(
     """
     ordered = sorted(rows, key=_rank)
     names = list(columns) if columns is not None else list(dict.fromkeys(name for row in rows for name in row.values))
+    known = [column_of(name, (row.values.get(name) for row in ordered)) for name in names]
+    plots = _plots(ordered, known)
     nonce = nonce_of([title, repr(names), repr(ordered), repr((notices, methods, citations, provenance))])
     page = render(
         "group.html",
         nonce,
         title=title,
         rows=ordered,
-        columns=names,
+        columns=known,
         counts=_counts(ordered),
         causes=_causes(ordered),
-        plots=_plots(ordered, names),
+        plots=plots,
+        quantity="Volumes" if all(column.unit == "ml" for column, _ in plots) else "Distributions",
         notices=notices,
         paragraphs=[p.strip() for p in re.split(r"\n\s*\n", methods) if p.strip()],
         citations=citations,
@@ -135,11 +139,14 @@ def _causes(rows: Sequence[GroupRow]) -> list[_Cause]:
     return sorted(causes, key=lambda cause: (-len(cause.rows), cause.code, cause.remedy))
 
 
-def _plots(rows: Sequence[GroupRow], columns: Sequence[str]) -> list[Distribution]:
+def _plots(rows: Sequence[GroupRow], columns: Sequence[Column]) -> list[tuple[Column, Distribution]]:
     plots = []
-    for name in columns:
-        values = ((row.key, row.values.get(name), row.href) for row in rows if row.status == "done")
-        plot = distribution(name, [(key, float(value), href) for key, value, href in values if value is not None])
+    for column in columns:
+        if column.text:
+            continue
+        values = ((row.key, row.values.get(column.name), row.href) for row in rows if row.status == "done")
+        numbers = [(key, float(value), href) for key, value, href in values if value is not None and is_number(value)]
+        plot = distribution(column.heading, numbers, show=column.show_with_unit)
         if plot is not None:
-            plots.append(plot)
+            plots.append((column, plot))
     return plots

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,15 +63,23 @@ class Distribution:
     ticks: list[tuple[float, str]]
 
 
-def distribution(name: str, values: Sequence[tuple[str, float, str]]) -> Distribution | None:
+def _millilitres(value: float) -> str:
+    return f"{value:,.1f} ml"
+
+
+def distribution(
+    name: str, values: Sequence[tuple[str, float, str]], *, show: Callable[[float], str] = _millilitres
+) -> Distribution | None:
     """Lay out the distribution of one column.
 
     Parameters
     ----------
     name : str
         Column, in words.
-    values : sequence of (key, value in ml, href)
+    values : sequence of (key, value, href)
         Values that are not finite are left out.
+    show : callable
+        Value -> text with its unit, for a pointer that rests on a dot; millilitres if not given.
 
     Returns
     -------
@@ -93,7 +101,7 @@ def distribution(name: str, values: Sequence[tuple[str, float, str]]) -> Distrib
     shown = [int(i) for i in order if far[i]][:MAX_DOTS]
     if len(kept) <= MAX_DOTS:
         shown = list(range(len(kept)))
-    dots = [_dot(kept[i], float(xs[i]), outlier=bool(far[i]), row=i) for i in shown]
+    dots = [_dot(kept[i], float(xs[i]), show(kept[i][1]), outlier=bool(far[i]), row=i) for i in shown]
     named = [kept[int(i)] for i in order if far[i]][:MAX_NAMED]
     left, middle, right = (float(LEFT + (v - start) * scale) for v in (low, median, high))
     return Distribution(
@@ -103,9 +111,9 @@ def distribution(name: str, values: Sequence[tuple[str, float, str]]) -> Distrib
     )  # fmt: skip
 
 
-def _dot(entry: tuple[str, float, str], x: float, *, outlier: bool, row: int) -> Dot:
+def _dot(entry: tuple[str, float, str], x: float, text: str, *, outlier: bool, row: int) -> Dot:
     # Three fixed rows part dots of nearly equal value, without chance.
-    return Dot(x, BASE + 30 + 5 * (row % 3), f"{entry[0]}: {entry[1]:,.1f} ml", entry[2], outlier)
+    return Dot(x, BASE + 30 + 5 * (row % 3), f"{entry[0]}: {text}", entry[2], outlier)
 
 
 def _bins(

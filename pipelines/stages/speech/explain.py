@@ -7,8 +7,8 @@ has Mel bands too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Explanation:
         Share of each Mel row within each audio token; rows sum to 1. None where tokens are patches already.
     shares : tuple of (float, float)
         Text and audio; they sum to 1, or are both 0 where nothing speaks for the class.
+    vectors : dict of str to float
+        What each fused vector adds to the class score (gradient x value, positive part), as shares that sum to 1.
     method : str
     plan : ndarray, shape (N, T), optional
         Mass between text tokens and audio tokens.
@@ -63,6 +65,7 @@ class Explanation:
     patches: NDArray[np.float64] | None
     shares: tuple[float, float]
     method: str
+    vectors: Mapping[str, float] = field(default_factory=dict)
     plan: NDArray[np.float64] | None = None
     deletion: tuple[NDArray[np.float64], ...] | None = None
 
@@ -84,7 +87,7 @@ def relevance_of(
         Attention of the text encoder's layers.
     """
     score = class_score(output.logits, target)
-    of_tokens = dict(zip(output.names, with_gradients(score, output.tokens), strict=True))
+    of_tokens = dict(zip(output.names, with_gradients(score, output.tokens), strict=False))  # statistics have no tokens
     blocks = {
         "text": with_gradients(score, output.text_attention),
         "audio": with_gradients(score, output.audio_attention),
@@ -132,6 +135,17 @@ def _crossings(
 def _known(pair: Weighted) -> tuple[Tensor, Tensor]:
     value, gradient = pair
     return value, torch.zeros_like(value) if gradient is None else gradient
+
+
+def vector_shares(output: TwoStreamOutput, target: int) -> dict[str, float]:
+    """Return the share of each fused vector in what speaks for the class; all 0 where nothing does."""
+    score = class_score(output.logits, target)
+    added = {
+        name: max(0.0, float((value * gradient).sum().detach())) if gradient is not None else 0.0
+        for name, (value, gradient) in zip(output.names, with_gradients(score, output.pooled), strict=True)
+    }
+    total = sum(added.values())
+    return {name: value / total if total > 0 else 0.0 for name, value in added.items()}
 
 
 def mel_shares(patches: Tensor, gradient: Tensor) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from ....encoders.speech_images import SpeechImageConfig, SpeechImages, to_image
 from ....encoders.text_transformer import TextTransformer, TokenIds
 from ....encoders.transformer_folder import EncoderOutput
 from ...speech_recipe import AudioSpec, SpeechRecipe
+from ...training.speech.acoustic_statistics import acoustic_statistics
 from .hearing import Heard
 
 IMAGES_A_PASS = 8
@@ -140,6 +141,8 @@ def extract(
         Of `picture_maker`, to save its filters.
     """
     parts: dict[str, Any] = {"facts": _facts(heard)}
+    if heard.clip is not None:
+        parts["facts"]["acoustic"] = acoustic_statistics(heard.clip).tolist()
     if heard.transcript is not None:
         words = heard.transcript.said_by("participant")
         tokens = encoders.text.tokenise([word.text for word in words])

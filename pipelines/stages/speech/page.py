@@ -156,5 +156,12 @@ def _facts(item: AnsweredCase) -> list[tuple[str, str]]:
             rows.append(("speech above noise", f"{facts['snr_db']:.0f} dB"))
     if item.features.words:
         rows.append(("words", str(len(item.features.words))))
+    explanation = item.answer.explanation
+    if explanation is not None:
+        rows += [
+            (f"share of the {name} in the score", f"{100 * explanation.vectors[name]:.0f} %")
+            for name in ("word counts", "voice statistics")
+            if name in explanation.vectors
+        ]
     rows += [(text, str(facts["counts"][name])) for name, text in FACTS.items() if name in facts["counts"]]
     return rows

@@ -25,9 +25,10 @@ from ...speech_recipe import SpeechRecipe
 from ...training.speech.batches import Batch, Sample, collate
 from ...training.speech.network import SpeechNetwork
 from .components import load_encoders, load_listening
-from .explain import Explanation, deletion_of, mel_shares, relevance_of, words_of
+from .explain import Explanation, deletion_of, mel_shares, relevance_of, vector_shares, words_of
 from .features import Encoders, SpeechFeatures, encode_pictures, picture_maker
 from .hearing import Listener
+from .statistics import statistics_of
 
 CODES: dict[str, str] = {
     "CHI-WT-041": "The classifier was trained on tokens of other encoders than the recipe names.",
@@ -136,6 +137,7 @@ class SpeechPredictor:
                 batch.text_mask,
                 audio if streams != "text" else None,
                 batch.audio_mask,
+                statistics=(batch.text_statistics, batch.audio_statistics),
                 keep_attention=explain,
             )
             explanation = self._explain(output, batch, features, attention, pixels, audio) if explain else None
@@ -171,7 +173,14 @@ class SpeechPredictor:
 
     def _batch(self, features: SpeechFeatures) -> tuple[Batch, tuple[Tensor, ...]]:
         """Return the padded case; text tokens are encoded again so that their attention is on the graph."""
-        sample = Sample(name="", person="", label=0, mmse=float("nan"), features=features)
+        sample = Sample(
+            name="",
+            person="",
+            label=0,
+            mmse=float("nan"),
+            features=features,
+            statistics=statistics_of(features),
+        )
         batch = collate([sample]).to(self.device)
         if features.ids is None or self.config.streams == "audio":
             width = self.config.text_width
@@ -212,6 +221,7 @@ class SpeechPredictor:
             patches=patches,
             shares=(float(found.modality_share[0]), float(found.modality_share[1])),
             method=found.method,
+            vectors=vector_shares(output, target),
             plan=plan,
             deletion=self._deletion(found, batch, features, target),
         )
@@ -220,7 +230,7 @@ class SpeechPredictor:
         """Return the patch tokens of every picture, (K, rows, cols, d)."""
         rows, cols = self.encoders.audio.grid
         flat: Tensor = encode_pictures(self.encoders.audio, pixels, "patches")
-        return flat.view(len(pixels), rows, cols, flat.shape[-1])
+        return flat.reshape(len(pixels), rows, cols, flat.shape[-1])
 
     def _deletion(
         self, found: TwoStreamRelevance, batch: Batch, features: SpeechFeatures, target: int
@@ -243,6 +253,7 @@ class SpeechPredictor:
                 text_mask if n_text else batch.text_mask.expand(n, -1),
                 batch.audio.expand(n, -1, -1) if streams != "text" else None,
                 audio_mask if n_audio else batch.audio_mask.expand(n, -1),
+                statistics=(batch.text_statistics.expand(n, -1), batch.audio_statistics.expand(n, -1)),
             ).logits
             return (logits / self.temperature).softmax(-1)[:, target]
 

@@ -180,6 +180,7 @@ class WriteAnswer(Stage):
             "prevalence": self.recipe.answer.prevalence,
             "mmse": None if answer.mmse is None else round(answer.mmse, 2),
             "modality_share": None if shares is None else {"text": round(shares[0], 4), "audio": round(shares[1], 4)},
+            "vector_shares": {} if explanation is None else {n: round(v, 4) for n, v in explanation.vectors.items()},
             "vector_weights": {name: round(value, 4) for name, value in answer.vector_weights.items()},
             "explained_class": explanation.target if explanation is not None else None,
             "explained_by": explanation.method if explanation is not None else None,

@@ -28,6 +28,8 @@ class Sample:
     mmse : float
         NaN where it was not taken.
     features : SpeechFeatures
+    statistics : (Tensor or None, Tensor or None)
+        Counts of the words and statistics of the voice; see `stages.speech.statistics`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Sample:
     label: int
     mmse: float
     features: SpeechFeatures
+    statistics: tuple[Tensor | None, Tensor | None] = (None, None)
 
     @property
     def length(self) -> int:
@@ -59,6 +62,8 @@ class Batch:
         Of each sample; empty for frozen encoders.
     label : Tensor of int64, shape (B,)
     mmse : Tensor of float32, shape (B,)
+    text_statistics, audio_statistics : Tensor of float32, shapes (B, n)
+        NaN where a number, or the modality, is missing; n is 0 where no sample has any.
     """
 
     text: Tensor
@@ -68,6 +73,8 @@ class Batch:
     n_pictures: tuple[int, ...]
     label: Tensor
     mmse: Tensor
+    text_statistics: Tensor
+    audio_statistics: Tensor
 
     def to(self, device: str | torch.device) -> Batch:
         """Move every tensor to a device."""
@@ -94,7 +101,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
         n_pictures=n_pictures,
         label=torch.tensor([sample.label for sample in samples]),
         mmse=torch.tensor([sample.mmse for sample in samples], dtype=torch.float32),
+        text_statistics=_stacked([sample.statistics[0] for sample in samples]),
+        audio_statistics=_stacked([sample.statistics[1] for sample in samples]),
     )
+
+
+def _stacked(rows: Sequence[Tensor | None]) -> Tensor:
+    n = next((len(row) for row in rows if row is not None), 0)
+    missing = torch.full((n,), torch.nan)
+    return torch.stack([missing if row is None else row for row in rows])
 
 
 def _only_ids(features: Sequence[SpeechFeatures]) -> bool:

@@ -225,7 +225,7 @@ class _Study:
             for spec in row.fits:
                 result = read_result(self.out / spec.folder, fitter.identity(spec))
                 if result is None:
-                    raise FileNotFoundError(f"{spec.folder} has no result")
+                    raise RuntimeError(f"{spec.folder} has no result")
                 results.append((spec, result))
             rows.append(Answered(row=row, results=tuple(results)))
         return rows

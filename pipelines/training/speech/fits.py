@@ -142,11 +142,11 @@ class Fitter:
         self._encoders: Any = None
         self._hashes: dict[str, str] = {}
 
-    def samples(self, view: str) -> dict[str, Sample]:
+    def samples(self, view: View) -> dict[str, Sample]:
         """Return the samples of a view by name."""
         if view not in self._samples:
             cache = FeatureCache(self.data.cache)
-            found = read_samples(self.data.interviews, self.data.keys[view], cache, self.data.recipe.classes)
+            found = read_samples(self.data.interviews, self.data.keys[view], cache, self.data.recipe.classes, view=view)
             _check_finite(found.values())
             self._samples[view] = found
         return self._samples[view]
@@ -233,6 +233,7 @@ class Fitter:
             tokens=recipe.audio.tokens,
             autocast=_autocast(settings, self.data.device) if encoders is not None else None,
         ).to(self.data.device)
+        network.fit_statistics(sides["train"])
         done = fit(
             network,
             sides["train"],

@@ -17,9 +17,9 @@ from ...engine.memory import keep_freed_memory
 from ...speech_recipe import SpeechRecipe
 from ...stages.speech.cache import FeatureCache
 from ...stages.speech.components import encoder_folders, load_encoders, load_listening
-from ...stages.speech.features import SpeechFeatures, extract, picture_maker
+from ...stages.speech.features import extract, picture_maker
 from ...stages.speech.hearing import Listener, Sources, View
-from .acoustic_statistics import acoustic_statistics
+from ...stages.speech.statistics import statistics_of
 from .baselines import BaselineInput
 from .batches import Sample
 
@@ -177,9 +177,7 @@ class _Maker:
         try:
             heard = self.listener.hear(sources, view=self.view)
             features = extract(heard, self.recipe, self.encoders, frozen=self.frozen, maker=self.pictures)
-            acoustic = acoustic_statistics(heard.clip).tolist() if heard.clip is not None else None
-            facts = {**features.facts, "acoustic": acoustic}
-            self.cache.write(key, SpeechFeatures(**{**vars(features), "facts": facts}))
+            self.cache.write(key, features)
         except ChiasmError as error:
             return error
         return None
@@ -206,7 +204,12 @@ def _make(item: tuple[str, Sources, str]) -> ChiasmError | None:
 
 
 def read_samples(
-    interviews: Iterable[Interview], keys: dict[str, str], cache: FeatureCache, classes: Sequence[str]
+    interviews: Iterable[Interview],
+    keys: dict[str, str],
+    cache: FeatureCache,
+    classes: Sequence[str],
+    *,
+    view: View = "participant",
 ) -> dict[str, Sample]:
     """Read samples from the cache; interviews without an entry are left out."""
     samples = {}
@@ -219,6 +222,7 @@ def read_samples(
                 label=classes.index(interview.label) if interview.label is not None else -1,
                 mmse=math.nan if interview.mmse is None else interview.mmse,
                 features=features,
+                statistics=statistics_of(features, view),
             )
     return samples
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ....encoders.image_transformer import reduce_tokens
 from ....heads.two_stream import TwoStreamClassifier, TwoStreamOutput
 from ...stages.speech.features import Encoders
-from .batches import Batch
+from .batches import Batch, Sample
 
 
 class SpeechNetwork(nn.Module):
@@ -54,8 +55,29 @@ class SpeechNetwork(nn.Module):
         text = self._text(batch) if streams != "audio" else None
         audio = self._audio(batch) if streams != "text" else None
         with torch.autocast(batch.label.device.type, enabled=False):
-            output: TwoStreamOutput = self.classifier(text, text_mask, audio, audio_mask, keep_attention=keep_attention)
+            output: TwoStreamOutput = self.classifier(
+                text,
+                text_mask,
+                audio,
+                audio_mask,
+                statistics=self._statistics(batch, text_mask, audio_mask),
+                keep_attention=keep_attention,
+            )
         return output
+
+    def _statistics(self, batch: Batch, text_mask: Tensor, audio_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the statistics; those of a modality that is missing, or withheld, are missing too."""
+        rows = (batch.text_statistics, text_mask), (batch.audio_statistics, audio_mask)
+        text, audio = (values.masked_fill(~mask.any(1, keepdim=True), torch.nan) for values, mask in rows)
+        return text, audio
+
+    def fit_statistics(self, samples: Sequence[Sample]) -> None:
+        """Take centre and spread of the statistics from training samples; without it they are used as they are."""
+        for index, vector in enumerate((self.classifier.text_statistics, self.classifier.audio_statistics)):
+            rows = [sample.statistics[index] for sample in samples]
+            known = [row for row in rows if row is not None]
+            if vector is not None and known:
+                vector.standardise(torch.stack(known))
 
     def _withheld(self, text_mask: Tensor, audio_mask: Tensor) -> tuple[Tensor, Tensor]:
         config = self.classifier.config
