@@ -4,7 +4,9 @@
 
 Recordings of 30 s, one speaker, made as in `pretrain_speech.py`; the share of variance that is explained (R2), from tokens of
 the trained network, of the same network with random weights, and from the picture itself shrunk to 14 x 14 pixels a plane.
-Fitted on sentences of the training set, tested on held-out sentences and on human voices. FOLDER as in `pretrain_speech.py`.
+Fitted on sentences of the training set, tested on held-out sentences and on human voices; and fitted on one half of the human
+voices' utterances, tested on the other, which tells what the tokens hold from whether a fit to synthetic speech carries over.
+FOLDER as in `pretrain_speech.py`.
 """
 
 from __future__ import annotations
@@ -72,29 +74,33 @@ def main() -> None:
         "train": examples(Recordings(spoken["train"], SEED + 10), n),
         "held-out sentences": examples(Recordings(spoken["held-out"], SEED + 11), n // 2),
     }
+    fitted_on = {"held-out sentences": "train"}
     if human := human_voices():
         data["human voices"] = examples(Recordings({"human": human}, SEED + 12), n // 2)
+        data["half of the human voices"] = examples(Recordings({"human": human[::2]}, SEED + 13), n)
+        data["other half of the human voices"] = examples(Recordings({"human": human[1::2]}, SEED + 14), n // 2)
+        fitted_on |= {"human voices": "train", "other half of the human voices": "half of the human voices"}
     trained, untrained = load_image_transformer(arguments.weights), random_encoder()
     views = {
         "trained": lambda pixels: tokens(trained, pixels),
         "random weights": lambda pixels: tokens(untrained, pixels),
         "picture of 14 x 14": shrunk,
     }
-    r2: dict[str, dict[str, dict[str, float]]] = {name: {} for name in data if name != "train"}
+    r2: dict[str, dict[str, dict[str, float]]] = {name: {} for name in fitted_on}
     for view, features in views.items():
         seen = {name: features(pixels) for name, (pixels, _) in data.items()}
-        scaler = StandardScaler().fit(seen["train"])
-        for target, values in data["train"][1].items():
-            ridge = RidgeCV(np.logspace(-1, 5, 13)).fit(scaler.transform(seen["train"]), values)
-            for name, of_view in r2.items():
-                truth = data[name][1][target]
+        for name, source in fitted_on.items():
+            scaler = StandardScaler().fit(seen[source])
+            for target, truth in data[name][1].items():
+                ridge = RidgeCV(np.logspace(-1, 5, 13)).fit(scaler.transform(seen[source]), data[source][1][target])
                 error = ((ridge.predict(scaler.transform(seen[name])) - truth) ** 2).mean() / truth.var()
-                of_view.setdefault(target, {})[view] = round(float(1 - error), 3)
+                r2[name].setdefault(target, {})[view] = round(float(1 - error), 3)
     log = [json.loads(line) for line in (arguments.weights / "training.jsonl").read_text().splitlines()]
     last = next(row for row in reversed(log) if "held-out sentences" in row)
     result = {
         "command": f"python benchmarks/dementia/probe_speech.py WEIGHTS --work FOLDER --pictures {n}",
         "masked_patches": last,
+        "fitted_on": fitted_on,
         "explained_variance": r2,
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from chiasm.data.errors import RecipeError, WeightsError
 from chiasm.encoders.image_transformer import KINDS, ImageTransformer, load_image_transformer, reduce_tokens
 from chiasm.encoders.transformer_folder import EncoderOutput, read_config
+from chiasm.pipelines.engine.weights import find
 
 SIZES = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8,
@@ -189,3 +190,23 @@ def test_folders_that_cannot_be_used(tmp_path: Path, folder: Path) -> None:
 def test_loading_says_nothing_on_the_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_image_transformer(folder)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_shipped_speech_encoder() -> None:
+    folder = find("chiasm/speech-deit")  # files and sha256 are checked here
+    assert folder.config["training_data"] != "synthetic" or folder.config["statement"] != "person"
+    assert folder.files["model"].stat().st_size < 8e6
+    assert "never seen" in folder.card
+    net = load_image_transformer(folder.path)
+    assert (net.size, net.grid, net.width, net.kind) == ((224, 224), (14, 14), 192, "deit")
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    # Half a picture of sound, half of silence: the columns' tokens tell one from the other, whichever half it is.
+    sound = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    halves = (
+        torch.where(torch.arange(224) < 112, sound, -torch.ones(())),
+        torch.where(torch.arange(224) < 112, -torch.ones(()), sound),
+    )
+    with torch.no_grad():
+        first, second = (reduce_tokens(net(half), "time")[0] for half in halves)
+    left, right = first[:6].mean(0), first[8:].mean(0)
+    assert torch.dot(left - right, second[8:].mean(0) - second[:6].mean(0)) > 0.5 * (left - right).square().sum()
