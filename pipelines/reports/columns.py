@@ -13,7 +13,7 @@ from .pages import millilitres
 _KNOWN = {
     "prediction_set": ("prediction set", "", None),
     "mmse_estimate": ("MMSE, estimated", "", 1),
-    "text_share": ("share of the words in the explanation", "", 2),
+    "text_share": ("text share of the relevance", "", 2),
     "duration_s": ("duration", "s", 1),
     "words": ("words", "", 0),
 }

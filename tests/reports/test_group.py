@@ -109,3 +109,68 @@ def test_numbers_inside_names_are_compared_as_numbers() -> None:
     assert ordered[0] == "10"
     assert ordered.index("sub-9") < ordered.index("sub-10")
     assert ordered.index("sub-1_ses-2") < ordered.index("sub-1_ses-10")
+
+
+def heads(path: Path) -> list[tuple[str, str]]:
+    """(attributes, words) of each heading of the table."""
+    row = path.read_text("utf-8").split("<thead><tr>")[1].split("</tr>")[0]
+    return re.findall(r'<th scope="col"([^>]*)>([^<]*)</th>', row)
+
+
+def cells(path: Path) -> list[list[str]]:
+    body = path.read_text("utf-8").split("<tbody>")[1].split("</tbody>")[0]
+    return [re.findall(r"<td(?: class=\"num\")?>([^<]*)</td>", line) for line in body.splitlines() if line]
+
+
+ANSWER = {
+    "p_AD": 0.9964,
+    "prediction_set": "AD",
+    "mmse_estimate": 19.5,
+    "text_share": 0.613,
+    "duration_s": 61.25,
+    "words": 104.0,
+}
+
+
+def test_answers_stand_with_their_own_names_units_and_digits(tmp_path: Path) -> None:
+    unsure = {**ANSWER, "p_AD": 0.5, "prediction_set": "CN or AD"}
+    rows = [row("sub-1", values=ANSWER), row("sub-2", values=unsure), failed("sub-3")]
+    write_group_page(tmp_path / "index.html", rows, "Dementia from speech")
+    assert [words for _, words in heads(tmp_path / "index.html")][2:-1] == [
+        "probability of AD", "prediction set", "MMSE, estimated", "text share of the relevance", "duration (s)", "words",
+    ]  # fmt: skip
+    lost, first, second = cells(tmp_path / "index.html")
+    assert first == ["0.996", "AD", "19.5", "0.61", "61.2", "104"]
+    assert second[:2] == ["0.500", "CN or AD"]
+    assert lost == ["–"] * 6
+    text = (tmp_path / "index.html").read_text("utf-8")
+    assert "ml" not in re.sub(r"(?i)</?html[^>]*>|\.html", "", text.split("<body>")[1].split("<script")[0])
+    assert "Volumes" not in text
+
+
+def test_words_are_sorted_as_words_and_have_no_distribution(tmp_path: Path) -> None:
+    write_group_page(tmp_path / "index.html", [row(f"sub-{i}", values=ANSWER) for i in range(9)], "t")
+    numeric = {words: "num" in attributes for attributes, words in heads(tmp_path / "index.html")}
+    assert not numeric["prediction set"]
+    assert numeric["probability of AD"]
+    text = (tmp_path / "index.html").read_text("utf-8")
+    titles = re.findall(r'<p class="plot-title">([^<]*)</p>', text)
+    assert "prediction set" not in titles
+    assert titles[0] == "probability of AD"
+    assert "<title>sub-0: 61.2 s</title>" in text
+    assert "<title>sub-0: 0.996</title>" in text
+
+
+def test_volumes_are_volumes_in_millilitres(tmp_path: Path) -> None:
+    write_group_page(tmp_path / "index.html", [row("sub-1", values={"CSF_ml": 1234.5, "lesion_ml": 0.123})], "t")
+    assert [words for _, words in heads(tmp_path / "index.html")][2:-1] == ["CSF_ml (ml)", "lesion_ml (ml)"]
+    text = (tmp_path / "index.html").read_text("utf-8")
+    assert '<h2 id="distributions">Volumes</h2>' in text
+    assert cells(tmp_path / "index.html") == [["1,234", "0.12"]]
+    assert "<title>sub-1: 1,234.5 ml</title>" in text
+
+
+def test_a_result_of_unknown_name_stands_as_it_is(tmp_path: Path) -> None:
+    write_group_page(tmp_path / "index.html", [row("sub-1", values={"age": 70.0, "pause_s": 2.0, "note": None})], "t")
+    assert [words for _, words in heads(tmp_path / "index.html")][2:-1] == ["age", "pause (s)", "note"]
+    assert '<h2 id="distributions">Distributions</h2>' in (tmp_path / "index.html").read_text("utf-8")
