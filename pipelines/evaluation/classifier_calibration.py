@@ -1,15 +1,15 @@
 """Are the probabilities of a classifier kept? Every number with its n, its interval, and what chance alone would give.
 
 The event is the positive class (AD) and the bins are bins of its probability, since that is the number a clinician reads; the
-top-label error stands beside it. An expected calibration error is never zero in a small sample, not even of perfect probabilities:
-the noise floor is simulated from the stated probabilities themselves. With several runs, scores are means over runs, and the
+top-label error stands beside it. A binned calibration error is never zero in a small sample, not even of perfect probabilities:
+the noise floor of each is simulated from the stated probabilities themselves. With several runs, scores are means over runs, and the
 simulated outcomes of a person are shared by the runs, as the real one is: more seeds are not more persons.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -107,7 +107,7 @@ def expected_to_observed(label: Ints, p: Floats, weights: Floats) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """ECE of perfectly kept probabilities in a sample this small.
+    """A calibration error of perfectly kept probabilities in a sample this small.
 
     Parameters
     ----------
@@ -155,6 +155,48 @@ def simulated_errors(
         happened = uniform[:, predictions.person_index[rows]] < q
         by_run.append(np.abs((happened - q) @ np.eye(n_bins)[bin_of(q, n_bins)]).sum(axis=1) / len(rows))
     return np.asarray(np.mean(by_run, axis=0))
+
+
+def simulated_scores(predictions: Predictions, n_bins: int, *, n_draws: int = 2000, seed: int = 0) -> dict[str, Floats]:
+    """Draw outcomes as `simulated_errors` does, and return ``ece``, ``ece_top``, ``ace`` and ``mce`` of each draw, each (n_draws,).
+
+    The number of a person and draw that makes it positive for ``ece`` makes it one of the other classes otherwise, so that all four
+    are of the same outcomes; ``ece_top`` draws whether the likeliest class is right.
+    """
+    uniform = np.random.default_rng(seed).random((n_draws, len(predictions.persons)))
+    ace, mce = [], []
+    for rows in predictions.rows_by_run.values():
+        p = predictions.probability[rows]
+        drawn = uniform[:, predictions.person_index[rows]]
+        ace.append(_adaptive(_classes(drawn, p), p, n_bins))
+        cell = np.eye(n_bins)[bin_of(p[:, -1], n_bins)]
+        gap = ((drawn < p[:, -1]) - p[:, -1]) @ cell
+        mce.append(ratio(np.abs(gap), np.broadcast_to(cell.sum(axis=0), gap.shape), empty=0.0).max(axis=1))
+    return {
+        "ece": simulated_errors(predictions, n_bins, n_draws=n_draws, seed=seed),
+        "ece_top": simulated_errors(predictions, n_bins, which="top", n_draws=n_draws, seed=seed),
+        "ace": np.asarray(np.mean(ace, axis=0)),
+        "mce": np.asarray(np.mean(mce, axis=0)),
+    }
+
+
+def _classes(uniform: Floats, p: Floats) -> Ints:
+    """Return the class that each number of ``uniform`` (D, n) stands for: below p(last) the last, then the one before it, and so on."""
+    edges = np.cumsum(p[:, ::-1], axis=1)[:, :-1]
+    passed = np.zeros(uniform.shape, dtype=np.int64)
+    for edge in edges.T:
+        passed += uniform >= edge
+    return p.shape[1] - 1 - passed
+
+
+def _adaptive(label: Ints, p: Floats, n_bins: int) -> Floats:
+    """Return the ACE of each row of labels (D, n), as `adaptive_error` computes it for weights of one."""
+    total = np.zeros(len(label))
+    for c in range(p.shape[1]):
+        order = np.argsort(p[:, c], kind="stable")
+        gap = ((label == c) - p[:, c])[:, order]
+        total += sum(np.abs(part.mean(axis=1)) for part in np.array_split(gap, n_bins, axis=1) if part.size)
+    return np.asarray(total / (p.shape[1] * n_bins))
 
 
 def _floor(errors: Floats, n: int, n_bins: int) -> NoiseFloor:
@@ -225,6 +267,8 @@ class CalibrationReport:
         ``expected_to_observed``.
     noise_floor : NoiseFloor
         Of ``ece``.
+    noise_floors : dict of str to NoiseFloor
+        Of ``ece``, ``ece_top``, ``ace`` and ``mce``, from the same draws.
     p_value : float
         Share of simulations of kept probabilities whose ECE is at least as large: small says miscalibrated.
     table : sequence of ReliabilityBin
@@ -241,6 +285,7 @@ class CalibrationReport:
     p_value: float
     table: tuple[ReliabilityBin, ...]
     curve: RiskCoverage
+    noise_floors: Mapping[str, NoiseFloor] = field(default_factory=dict)
     note: str = NOTE
 
     @property
@@ -262,6 +307,7 @@ class CalibrationReport:
             **{name: getattr(self, name) for name in plain},
             "scores": {name: asdict(one) for name, one in self.scores.items()},
             "noise_floor": asdict(self.noise_floor),
+            "noise_floors": {name: asdict(one) for name, one in self.noise_floors.items()},
             "reliability": [asdict(row) for row in self.table],
             "risk_coverage": {
                 "coverage": self.curve.coverage.tolist(),
@@ -299,7 +345,9 @@ def calibration_report(
         name: score(predictions, metric, name=name, level=level, n_draws=n_draws, seed=seed)
         for name, metric in metrics.items()
     }
-    simulated = simulated_errors(predictions, n_bins, seed=seed)
+    drawn = simulated_scores(predictions, n_bins, seed=seed)
+    simulated = drawn["ece"]
+    floors = {name: _floor(errors, len(predictions.persons), n_bins) for name, errors in drawn.items()}
     beyond = int((simulated >= scores["ece"].value - 1e-12).sum())
     return CalibrationReport(
         n_persons=len(predictions.persons),
@@ -308,7 +356,8 @@ def calibration_report(
         n_bins=n_bins,
         binning=BINNING.format(n=n_bins, name=predictions.classes[-1]),
         scores=scores,
-        noise_floor=_floor(simulated, len(predictions.persons), n_bins),
+        noise_floor=floors["ece"],
+        noise_floors=floors,
         p_value=(1 + beyond) / (1 + len(simulated)),
         table=tuple(reliability_table(predictions, n_bins)),
         curve=risk_coverage(predictions),

@@ -133,6 +133,7 @@ def calibration_of(entry: Mapping[str, Any]) -> CalibrationReport:
         binning=entry["binning"],
         scores={name: Score(**_numbers(one)) for name, one in entry["scores"].items()},
         noise_floor=NoiseFloor(**_numbers(entry["noise_floor"])),
+        noise_floors={name: NoiseFloor(**_numbers(one)) for name, one in entry.get("noise_floors", {}).items()},
         p_value=_number(entry["p_value"]),
         table=tuple(ReliabilityBin(**_numbers(row)) for row in entry["reliability"]),
         curve=RiskCoverage(

@@ -73,10 +73,52 @@ def test_the_floor_of_a_sample_is_the_error_of_outcomes_drawn_from_its_probabili
     assert c.simulated_errors(one, 10).mean() == pytest.approx(np.mean(by_hand), abs=0.003)
 
 
+def three_classes(n: int, *, seed: int = 0) -> Predictions:
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet([0.7, 0.5, 0.9], n)
+    label = (rng.random(n)[:, None] >= np.cumsum(p, axis=1)[:, :-1]).sum(axis=1)
+    return Predictions(person=[f"p{i}" for i in range(n)], label=label, probability=p, classes=("CN", "MCI", "AD"))
+
+
+@pytest.mark.parametrize("one", [kept(48), three_classes(60)], ids=["two classes", "three classes"])
+def test_the_other_floors_are_those_errors_of_outcomes_drawn_from_the_probabilities(one: Predictions) -> None:
+    p, rng = one.probability, np.random.default_rng(9)
+    ace, mce = [], []
+    for _ in range(1500):
+        label = (rng.random(len(p))[:, None] >= np.cumsum(p, axis=1)[:, :-1]).sum(axis=1)
+        ace.append(plain.adaptive_calibration_error(p, label, 10))
+        mce.append(plain.equal_width(p[:, -1], (label == p.shape[1] - 1).astype(float), 10).largest)
+    found = c.simulated_scores(one, 10)
+    for name, by_hand in (("ace", ace), ("mce", mce)):
+        assert found[name].mean() == pytest.approx(np.mean(by_hand), rel=0.03), name
+        assert found[name].std() == pytest.approx(np.std(by_hand), rel=0.08), name
+
+
+def test_all_floors_are_of_the_same_outcomes() -> None:
+    sure = Predictions(person=list("abcd"), label=np.array([0, 1, 0, 1]), probability=np.full((4, 2), 0.5))
+    found = c.simulated_scores(sure, 10, n_draws=50)
+    np.testing.assert_allclose(
+        found["mce"], found["ece"]
+    )  # one bin holds everybody: the largest gap is the expected one
+    assert set(np.round(found["ece"], 6)) == {0.0, 0.25, 0.5}
+
+
+def test_the_report_has_a_floor_for_each_binned_error_and_keeps_that_of_the_ece() -> None:
+    report = c.calibration_report(stacked([kept(48)] * 3), n_draws=20)
+    assert set(report.noise_floors) == {"ece", "ece_top", "ace", "mce"}
+    assert report.noise_floors["ece"] == report.noise_floor
+    written = json.loads(json.dumps(report.as_dict()))["noise_floors"]
+    assert written["mce"]["n"] == 48
+    assert written["mce"]["mean"] > written["ece"]["mean"] > 0
+    assert written["ace"]["low"] < written["ace"]["mean"] < written["ace"]["high"]
+
+
 def test_more_seeds_of_the_same_persons_do_not_lower_the_floor() -> None:
     one = kept(48)
     assert c.simulated_errors(stacked([one] * 5), 10).mean() == pytest.approx(c.simulated_errors(one, 10).mean())
     assert c.simulated_errors(kept(240), 10).mean() < 0.6 * c.simulated_errors(one, 10).mean()
+    few, again = c.simulated_scores(one, 10), c.simulated_scores(stacked([one] * 5), 10)
+    assert all(again[name].mean() == pytest.approx(few[name].mean()) for name in few)
 
 
 def test_kept_probabilities_are_not_called_miscalibrated_and_extreme_ones_are() -> None:
