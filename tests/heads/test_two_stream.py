@@ -50,6 +50,16 @@ def batch(indices: tuple[int, ...], *, extra: int = 0, garbage: float = float("n
     return tuple(out)
 
 
+def numbers(net: TwoStreamClassifier, indices: tuple[int, ...] = (0, 1, 2)) -> dict[str, Any]:
+    """Statistics of the cases, of as many numbers as the classifier takes; one is missing."""
+    rows = []
+    for n in (net.config.text_statistics, net.config.audio_statistics):
+        whole = torch.randn(3, n, generator=torch.Generator().manual_seed(n))
+        whole[1, :1] = torch.nan
+        rows.append(whole[list(indices)])
+    return {"statistics": tuple(rows)}
+
+
 def without(modality: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     text, text_mask, audio, audio_mask = inputs
     if modality == "text":
@@ -72,11 +82,11 @@ def total(out: TwoStreamOutput) -> Tensor:
 def test_padding_never_changes_a_result(attention: str, context: str, crossing: str, fusion: str) -> None:
     net = model(
         attention=attention, context=context or "global", crossing=crossing, fusion=fusion, layers=2, mmse=True,
-        severity_classes=3,
+        severity_classes=3, text_statistics=2, audio_statistics=3 if fusion != "tensor" else 0,
     )  # fmt: skip
-    padded = net(*batch((0, 1, 2), extra=2), keep_attention=True)
+    padded = net(*batch((0, 1, 2), extra=2), keep_attention=True, **numbers(net))
     for index, (n_text, n_audio) in enumerate(LENGTHS):
-        alone = net(*batch((index,)), keep_attention=True)
+        alone = net(*batch((index,)), keep_attention=True, **numbers(net, (index,)))
         for name in ("logits", "mmse", "severity"):
             torch.testing.assert_close(getattr(padded, name)[index], getattr(alone, name)[0], atol=1e-5, rtol=1e-5)
         for of_batch, own in zip(padded.pooled, alone.pooled, strict=True):
@@ -155,18 +165,19 @@ def test_a_shipped_variant_is_what_its_name_says(name: str) -> None:
     )
     _, attention, *context, crossing, fusion = full.split("-")
     net = variant(name)
-    out = net(*batch((0, 1, 2)))
+    out = net(*batch((0, 1, 2)), **numbers(net))
     assert type(net.text.blocks[0]).__name__ == type(net.audio.blocks[0]).__name__ == EXPECTED[attention]
     assert type(net.fusion).__name__ == EXPECTED[fusion]
     assert (out.plan is not None) == EXPECTED[crossing]
     assert (out.plan_back is not None) == (crossing == "kernel")
     assert (out.vector_weights is not None) == (fusion == "attention")
-    assert len(out.names) == (2 if crossing == "none" else 4)
+    counted = [part for part in ("text_statistics", "audio_statistics") if getattr(net.config, part)]
+    assert len(out.names) == len(out.pooled) == (2 if crossing == "none" else 4) + len(counted)
     assert net.config.context == ("-".join(context) or "global")
     names = {key.split(".")[0] for key, _ in net.named_parameters()}
     extra = {"text_from_audio", "audio_from_text"} if crossing == "cross" else set()
     extra |= {"fusion"} if fusion == "attention" else set()
-    assert names == {"text", "audio", "head", "classify"} | extra
+    assert names == {"text", "audio", "head", "classify", *counted} | extra
 
 
 def test_the_variants_are_different_models() -> None:
@@ -174,7 +185,7 @@ def test_the_variants_are_different_models() -> None:
     for name in VARIANTS:
         net = variant(name)
         with torch.no_grad():
-            answers[name] = net(*batch((0, 1, 2))).logits
+            answers[name] = net(*batch((0, 1, 2)), **numbers(net)).logits
     same = {"dementia", "dementia-context-ot-concat", "dementia-published"}
     others = [name for name in VARIANTS if name not in same]
     assert len(others) == 11
@@ -195,7 +206,7 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
             "width": 8, "hidden": 16, "heads": 1, "mmse": True, "severity_classes": 3, "modality_dropout": 0.0,
         }
     )  # fmt: skip
-    total(net(*batch((0, 1, 2)))).backward()
+    total(net(*batch((0, 1, 2)), **numbers(net))).backward()
     still = [key for key, p in net.named_parameters() if p.grad is None or not float(p.grad.abs().max()) > 1e-9]
     # The same number added to every score of a row changes no softmax: a key's bias has nothing to learn, nor has the bias of
     # a score of the fused vectors.
@@ -260,6 +271,37 @@ def test_one_stream_alone_sees_nothing_of_the_other(stream: str) -> None:
     torch.testing.assert_close(net(*own).logits, whole.logits)
     with pytest.raises(ValueError, match=f"streams '{stream}'"):
         net(*((None, None, audio, audio_mask) if stream == "text" else (text, text_mask, None, None)))
+
+
+@pytest.mark.parametrize(("stream", "names"), [("both", 2), ("text", 1), ("audio", 1)])
+@torch.no_grad()
+def test_statistics_are_vectors_of_their_own_stream(stream: str, names: int) -> None:
+    net = model(streams=stream, text_statistics=3, audio_statistics=2)
+    inputs = batch((0, 1))
+    rows = torch.tensor([[1.0, 2.0, 3.0], [3.0, 6.0, 3.0]]), torch.tensor([[0.5, 1.0], [2.0, 1.0]])
+    before = net(*inputs, statistics=rows).logits
+    for index, name in enumerate(("text", "audio")):
+        other = [row.clone() for row in rows]
+        other[index][0, 0] = torch.nan
+        moved = (net(*inputs, statistics=tuple(other)).logits - before).abs().amax(1) > 1e-6
+        assert moved.tolist() == [stream in (name, "both"), False]
+    said = net(*inputs, statistics=rows).names
+    assert [name for name in said if name in ("word counts", "voice statistics")] == list(said[-names:])
+
+
+@torch.no_grad()
+def test_statistics_are_standardised_and_a_missing_number_is_average() -> None:
+    net = model(text_statistics=3)
+    vector = net.text_statistics
+    rows = torch.tensor([[1.0, 2.0, 7.0], [3.0, 6.0, 7.0], [torch.nan, 4.0, 7.0]])
+    vector.standardise(rows)
+    torch.testing.assert_close(vector.mean, torch.tensor([2.0, 4.0, 7.0]))
+    torch.testing.assert_close(vector.scale, torch.tensor([1.0, (8 / 3) ** 0.5, 1.0]))  # a constant is not divided by 0
+    average = vector(vector.mean[None])
+    torch.testing.assert_close(vector(torch.full((1, 3), torch.nan)), average)
+    torch.testing.assert_close(vector(torch.tensor([[1e9, 4.0, 7.0]])), vector(torch.tensor([[8.0, 4.0, 7.0]])))
+    torch.testing.assert_close(net(*batch((0,))).pooled[-1], average)  # nobody has any
+    assert {"text_statistics.mean", "text_statistics.scale"} <= net.state_dict().keys()  # kept with the weights
 
 
 def test_both_streams_are_asked_for() -> None:
