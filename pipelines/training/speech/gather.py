@@ -16,7 +16,7 @@ from ....data.spans import Span
 from ...engine.memory import keep_freed_memory
 from ...speech_recipe import SpeechRecipe
 from ...stages.speech.cache import FeatureCache
-from ...stages.speech.components import encoder_folders, load_encoders, load_listening
+from ...stages.speech.components import feature_hashes, load_encoders, load_listening
 from ...stages.speech.features import extract, picture_maker
 from ...stages.speech.hearing import Listener, Sources, View
 from ...stages.speech.statistics import statistics_of
@@ -107,7 +107,7 @@ def gather(
     SeveralErrors
         More than half of the interviews cannot be used in the participant's view: something is wrong with the whole.
     """
-    hashes = {name: folder.sha256 for name, folder in encoder_folders(recipe).items()}
+    hashes = feature_hashes(recipe)
     keys: dict[str, str] = {}
     excluded: list[Excluded] = []
     todo: list[tuple[str, Sources, str]] = []
