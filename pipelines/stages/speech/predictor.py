@@ -50,6 +50,8 @@ class Answer:
         Classes that cannot be ruled out at the error rate; one: certain.
     logits : tuple of float
     mmse : float, optional
+    severity : tuple of float
+        Probabilities of the severity classes, the severest first; empty where the model has none.
     vector_weights : dict of str to float
         Shares of the fused vectors, where the fusion has them.
     explanation : Explanation, optional
@@ -62,6 +64,7 @@ class Answer:
     prediction_set: tuple[str, ...]
     logits: tuple[float, ...]
     mmse: float | None
+    severity: tuple[float, ...]
     vector_weights: Mapping[str, float]
     explanation: Explanation | None
     missing: tuple[str, ...] = ()
@@ -153,6 +156,7 @@ class SpeechPredictor:
             prediction_set=tuple(kept),
             logits=tuple(float(value) for value in logits),
             mmse=float(output.mmse[0].detach()) if output.mmse is not None else None,
+            severity=() if output.severity is None else tuple(output.severity[0].detach().softmax(-1).tolist()),
             vector_weights={} if shares is None else dict(zip(output.names, shares[0].detach().tolist(), strict=True)),
             explanation=explanation,
             missing=missing,

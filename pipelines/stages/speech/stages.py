@@ -179,6 +179,7 @@ class WriteAnswer(Stage):
             "error_rate": self.recipe.answer.error_rate,
             "prevalence": self.recipe.answer.prevalence,
             "mmse": None if answer.mmse is None else round(answer.mmse, 2),
+            "severity": [round(p, 4) for p in answer.severity],
             "modality_share": None if shares is None else {"text": round(shares[0], 4), "audio": round(shares[1], 4)},
             "vector_shares": {} if explanation is None else {n: round(v, 4) for n, v in explanation.vectors.items()},
             "vector_weights": {name: round(value, 4) for name, value in answer.vector_weights.items()},

@@ -59,6 +59,12 @@ def loss_of(output: TwoStreamOutput, batch: Batch, settings: SpeechTraining, *, 
         if bool(known.any()):
             error = (output.mmse[known] - batch.mmse[known]) / MMSE_RANGE
             loss = loss + settings.mmse_weight * error.square().mean()
+    if output.severity is not None and settings.severity_weight:
+        known = ~batch.mmse.isnan()
+        if bool(known.any()):
+            bands = torch.tensor(settings.severity_bands, dtype=batch.mmse.dtype, device=batch.mmse.device)
+            grade = torch.bucketize(batch.mmse[known], bands, right=True)
+            loss = loss + settings.severity_weight * F.cross_entropy(output.severity[known], grade)
     if output.alignment is not None and settings.alignment_weight:
         loss = loss + settings.alignment_weight * output.alignment.mean()
     return loss

@@ -34,8 +34,11 @@ class SpeechTraining(BaseModel):
     patience : int
         Epochs without a better validation loss before stopping.
     label_smoothing : float
-    mmse_weight, alignment_weight : float
-        Of the squared error of MMSE / 30 and of the Sinkhorn divergence, where the classifier has them.
+    mmse_weight, severity_weight, alignment_weight : float
+        Of the squared error of MMSE / 30, the cross-entropy of the severity classes and the Sinkhorn divergence, where the classifier
+        has them (`mmse`, `severity_classes`, `alignment`). Persons without MMSE take no part in the first two.
+    severity_bands : tuple of int
+        MMSE scores at which a severity class ends: below 10 severe, 10 to 20 moderate, 21 to 26 mild, 27 and above none.
     precision : {'auto', 'float32', 'bfloat16'}
         Of the encoders in 'finetune'; auto: bfloat16 where the device computes it. Transport is always float32.
     """
@@ -58,6 +61,8 @@ class SpeechTraining(BaseModel):
     clip: Annotated[float, Field(gt=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     mmse_weight: Annotated[float, Field(ge=0)] = 0.0
+    severity_weight: Annotated[float, Field(ge=0)] = 0.0
+    severity_bands: tuple[Annotated[int, Field(ge=1, le=30)], ...] = (10, 21, 27)
     alignment_weight: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 

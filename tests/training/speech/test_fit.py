@@ -42,7 +42,7 @@ def same_weights(one: SpeechNetwork, two: SpeechNetwork) -> bool:
 
 def test_a_planted_rule_is_learned(sample: Make, network: Network, training: Training) -> None:
     train, validation, test = sides(sample)
-    done = fit(network(), train, validation, training(epochs=15, learning_rate=0.02), seed=0)
+    done = fit(network(width=16, hidden=16), train, validation, training(epochs=15, learning_rate=0.02), seed=0)
     assert accuracy(done.network, test) >= 0.95
     assert done.history[-1]["train_loss"] < 0.1 < done.history[0]["train_loss"]
     assert not done.network.training
@@ -251,3 +251,19 @@ def test_trained_encoders_learn_too(sample: Make, network: Network, training: Tr
     for part in ("text_encoder", "audio_encoder"):
         before, after = getattr(start, part).state_dict(), getattr(done.network, part).state_dict()
         assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+def test_severity_is_learnt_from_bands_of_the_score_and_only_where_it_was_taken() -> None:
+    from types import SimpleNamespace
+
+    from chiasm.pipelines.training.speech.fit import loss_of
+    from chiasm.pipelines.training.speech.settings import SpeechTraining
+
+    settings = SpeechTraining(severity_weight=1.0, label_smoothing=0.0)
+    right = torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0], [0, 0, 9.0, 0], [0, 0, 0, 9.0], [9.0, 0, 0, 0]])
+    output = SimpleNamespace(logits=torch.zeros(5, 2), severity=right, mmse=None, alignment=None)
+    batch = SimpleNamespace(label=torch.zeros(5, dtype=torch.int64), mmse=torch.tensor([9.0, 10, 21, 27, torch.nan]))
+    half = torch.log(torch.tensor(2.0))
+    assert float(loss_of(output, batch, settings, smoothing=0.0) - half) == pytest.approx(0, abs=1e-3)
+    batch.mmse[0] = 10.0
+    assert float(loss_of(output, batch, settings, smoothing=0.0) - half) > 2
