@@ -186,7 +186,7 @@ def _classes(uniform: Floats, p: Floats) -> Ints:
     passed = np.zeros(uniform.shape, dtype=np.int64)
     for edge in edges.T:
         passed += uniform >= edge
-    return p.shape[1] - 1 - passed
+    return np.asarray(p.shape[1] - 1 - passed, dtype=np.int64)
 
 
 def _adaptive(label: Ints, p: Floats, n_bins: int) -> Floats:
