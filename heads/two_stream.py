@@ -20,6 +20,7 @@ from ..fusion.cross_attention import CrossAttention, CrossAttentionConfig
 from ..fusion.divergence import SinkhornDivergence, SinkhornDivergenceConfig
 from ..fusion.masks import masked_mean
 from ..fusion.ot_kernel import kernel_embedding
+from ..fusion.sinkhorn import Gradient
 from ..fusion.transport import BarycentricTransport, TransportConfig
 
 Crossing = Literal["transport", "kernel", "cross-attention", "none"]
@@ -58,6 +59,8 @@ class TwoStreamConfig:
     eps : float
         Entropic regularisation, in units of the normalised cost. From 0.1 on a cosine cost gives the mean, not a match.
     iterations : int
+    plan_gradient : {'unroll', 'last-step', 'none'}
+        How the plan is differentiated, see `fusion.sinkhorn`. The last step alone costs a fraction of unrolling.
     unbalanced : float, optional
         Marginal relaxation of the audio side (noise may stay unmatched); None: balanced.
     mixing : {'token', 'none'}
@@ -99,6 +102,7 @@ class TwoStreamConfig:
     normalise: Literal["max", "median", "none"] = "none"
     eps: float = 0.02
     iterations: int = 20
+    plan_gradient: Gradient = "unroll"
     unbalanced: float | None = None
     mixing: Mixing = "token"
     alignment: bool = False
@@ -336,6 +340,7 @@ class TwoStreamClassifier(nn.Module):
                 eps=config.eps,
                 iterations=config.iterations,
                 unbalanced=relaxed,
+                gradient=config.plan_gradient,
             )
         )
 
