@@ -7,11 +7,21 @@ from pathlib import Path
 
 FIELD = "chiasm_phantom"
 MAX_BYTES = 1 << 20
+LEVELS = 3
+"""How far above a given folder the mark may stand: cohort, part (train), kind of file, group."""
 
 
 def is_phantom(folder: Path) -> bool:
-    """Return whether a data folder's ``dataset_description.json`` says that it is a phantom of `chiasm phantom`."""
-    path = folder / "dataset_description.json"
+    """Return whether a folder lies in a phantom of `chiasm phantom`.
+
+    Its ``dataset_description.json`` says so, or that of one of the three folders above it:
+    a part of a phantom, or one of its patients, is as synthetic as the whole.
+    """
+    here = folder.resolve()
+    return any(_says_so(place / "dataset_description.json") for place in (here, *here.parents[:LEVELS]))
+
+
+def _says_so(path: Path) -> bool:
     try:
         if path.stat().st_size > MAX_BYTES:
             return False
