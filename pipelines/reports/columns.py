@@ -86,6 +86,14 @@ def column_of(name: str, values: Iterable[Any] = ()) -> Column:
     return Column(name=name, heading=name, text=text)
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the names of results in the order of a page: probabilities and the set first, all that are unknown in the order given."""
+    known = list(_KNOWN)
+    return sorted(
+        names, key=lambda name: known.index(name) if name in known else -1 if name.startswith("p_") else len(known)
+    )
+
+
 def is_number(value: Any) -> bool:
     """Whether a value has a place in a distribution."""
     return isinstance(value, Real) and not isinstance(value, bool)

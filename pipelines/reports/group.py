@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...data.atomic import write_text
-from .columns import Column, column_of, is_number
+from .columns import Column, column_of, in_order, is_number
 from .pages import nonce_of, render
 from .patient import RESEARCH_USE
 from .plots import Distribution, distribution
@@ -73,7 +73,7 @@ def write_group_page(
     title : str
         What was done.
     columns : sequence of str, optional
-        Names of results and their order (default: as they first appear in `rows`).
+        Names of results and their order (default: answers first, else as they first appear in `rows`).
     notices, methods, citations, provenance
         As in `PatientReport`, for the whole run.
 
@@ -88,7 +88,9 @@ def write_group_page(
         The disk is full or may not be written.
     """
     ordered = sorted(rows, key=_rank)
-    names = list(columns) if columns is not None else list(dict.fromkeys(name for row in rows for name in row.values))
+    names = (
+        list(columns) if columns is not None else in_order(dict.fromkeys(name for row in rows for name in row.values))
+    )
     known = [column_of(name, (row.values.get(name) for row in ordered)) for name in names]
     plots = _plots(ordered, known)
     nonce = nonce_of([title, repr(names), repr(ordered), repr((notices, methods, citations, provenance))])

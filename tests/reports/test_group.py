@@ -134,7 +134,7 @@ ANSWER = {
 
 def test_answers_stand_with_their_own_names_units_and_digits(tmp_path: Path) -> None:
     unsure = {**ANSWER, "p_AD": 0.5, "prediction_set": "CN or AD"}
-    rows = [row("sub-1", values=ANSWER), row("sub-2", values=unsure), failed("sub-3")]
+    rows = [row("sub-1", values=dict(sorted(ANSWER.items()))), row("sub-2", values=unsure), failed("sub-3")]
     write_group_page(tmp_path / "index.html", rows, "Dementia from speech")
     assert [words for _, words in heads(tmp_path / "index.html")][2:-1] == [
         "probability of AD", "prediction set", "MMSE, estimated", "text share of the relevance", "duration (s)", "words",
