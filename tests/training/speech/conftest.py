@@ -32,16 +32,16 @@ def sample() -> Callable[..., Sample]:
         generator = torch.Generator().manual_seed(1000 + index)
         text = torch.randn(n_text, WIDTH, generator=generator)
         audio = torch.randn(n_audio, WIDTH, generator=generator)
-        text[index % max(1, n_text), 0] = MARKER if label == 1 else -MARKER
+        text[index % 2 :: 2, 0] = MARKER if label == 1 else -MARKER
         spans = torch.zeros(n_audio, 4)
         tokens = torch.arange(n_text)
-        parts: dict[str, Any] = {"ids": tokens, "word_index": tokens, "text_tokens": text}
+        parts: dict[str, Any] = {"ids": tokens, "word_index": tokens.clone(), "text_tokens": text}
         parts |= {"audio_tokens": audio, "audio_spans": spans}
         if fields.pop("ids", False):
             n_pictures = n_audio // 2  # a picture of 16 x 16 in patches of 8 is two tokens of time
             parts = {
                 "ids": torch.randint(5, VOCABULARY, (n_text,), generator=generator),
-                "word_index": tokens,
+                "word_index": tokens.clone(),
                 "pixels": torch.randn(n_pictures, 3, 16, 16, generator=generator),
                 "audio_spans": torch.zeros(2 * n_pictures, 4),
             }

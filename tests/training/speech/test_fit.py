@@ -42,7 +42,7 @@ def same_weights(one: SpeechNetwork, two: SpeechNetwork) -> bool:
 
 def test_a_planted_rule_is_learned(sample: Make, network: Network, training: Training) -> None:
     train, validation, test = sides(sample)
-    done = fit(network(width=16, hidden=16), train, validation, training(epochs=15, learning_rate=0.02), seed=0)
+    done = fit(network(), train, validation, training(epochs=40, learning_rate=0.005), seed=0)
     assert accuracy(done.network, test) >= 0.95
     assert done.history[-1]["train_loss"] < 0.1 < done.history[0]["train_loss"]
     assert not done.network.training
@@ -219,7 +219,10 @@ def test_the_learning_rate_rises_and_falls_to_a_tenth(sample: Make, network: Net
 def test_the_loss_is_the_sum_of_what_is_known(sample: Make, training: Training) -> None:
     logits = torch.tensor([[2.0, -1.0], [0.5, 0.1], [0.0, 3.0]])
     output = SimpleNamespace(
-        logits=logits, mmse=torch.tensor([20.0, 10.0, 28.0]), alignment=torch.tensor([0.1, 0.2, 0.6])
+        logits=logits,
+        mmse=torch.tensor([20.0, 10.0, 28.0]),
+        alignment=torch.tensor([0.1, 0.2, 0.6]),
+        severity=torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0] * 4, [0.0, 3.0, 1.0, 0.0]]),
     )
     batch = collate([sample(0, mmse=26.0), sample(1), sample(2, label=1, mmse=25.0)])
     label = torch.tensor([0, 1, 1])
@@ -228,6 +231,10 @@ def test_the_loss_is_the_sum_of_what_is_known(sample: Make, training: Training) 
     both = training(mmse_weight=2.0, alignment_weight=0.5)
     expected = cross + 2.0 * ((6 / 30) ** 2 + (3 / 30) ** 2) / 2 + 0.5 * 0.3
     assert float(loss_of(output, batch, both, smoothing=0.0)) == pytest.approx(expected)  # type: ignore[arg-type]
+    bands = training(severity_weight=1.0)  # 27 and 26 are neighbours: none and mild
+    graded = collate([sample(0, mmse=27.0), sample(1), sample(2, label=1, mmse=26.0)])
+    severity = float(F.cross_entropy(output.severity[[0, 2]], torch.tensor([3, 2])))
+    assert float(loss_of(output, graded, bands, smoothing=0.0)) == pytest.approx(cross + severity)  # type: ignore[arg-type]
     nobody = collate([sample(0), sample(1), sample(2, label=1)])
     assert float(loss_of(output, nobody, both, smoothing=0.0)) == pytest.approx(cross + 0.15)  # type: ignore[arg-type]
 
