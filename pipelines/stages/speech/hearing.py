@@ -203,7 +203,8 @@ class Listener:
                 raise InputError(
                     "CHI-IN-245", "the transcript has no word of the investigator.", _NOT_IN_CONTROL.format(view)
                 )
-            return replace(transcript, words=own)
+            # The marks that were counted are the participant's: they would tell about the person after all.
+            return replace(transcript, words=own, counts={})
         if not transcript.said_by("participant"):
             recognised = transcript.source == "asr"
             raise InputError(

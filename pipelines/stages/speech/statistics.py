@@ -28,7 +28,8 @@ def statistics_of(features: SpeechFeatures, view: View = "participant") -> tuple
     ----------
     features : SpeechFeatures
     view : str
-        Pauses and length are the participant's own behaviour: in the controls' views, which must not tell them, they are NaN.
+        Pauses, length and marked disfluencies are the participant's own behaviour: in the controls' views, which must not tell them,
+        they are NaN.
 
     Returns
     -------
@@ -38,7 +39,9 @@ def statistics_of(features: SpeechFeatures, view: View = "participant") -> tuple
     facts: dict[str, Any] = dict(features.facts)
     text = audio = None
     if features.has_text:
-        counts = linguistic_counts(" ".join(features.words), facts.get("counts", {}))
+        # The marks that a transcript counts are the participant's, whoever's words a control hears.
+        marked = facts.get("counts", {}) if view == "participant" else {}
+        counts = linguistic_counts(" ".join(features.words), marked)
         text = torch.from_numpy(counts).float()
     if features.has_audio and facts.get("acoustic") is not None:
         pauses = np.full(len(PAUSES), np.nan)

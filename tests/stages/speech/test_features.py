@@ -225,3 +225,22 @@ def test_the_recognisers_hash_is_asked_for_where_it_is_used(
     with pytest.raises(WeightsError, match="CHI-WT-040"):
         feature_hashes(recognising)
     assert set(feature_hashes(recipe)) == {"text", "audio"}
+
+
+def test_the_controls_numbers_hold_nothing_of_the_participant() -> None:
+    import torch as pt
+
+    from chiasm.pipelines.stages.speech.features import SpeechFeatures as Features
+    from chiasm.pipelines.stages.speech.statistics import AUDIO_STATISTICS, TEXT_STATISTICS, statistics_of
+
+    facts = {"counts": {"fillers": 9}, "acoustic": [0.5] * 145, "duration_s": 30.0, "speech": [[1.0, 4.0], [6.0, 9.0]]}
+    spoken = Features(
+        ids=pt.zeros(3, dtype=pt.int64), words=("tell", "me", "more"), audio_spans=pt.zeros(1, 4), facts=facts
+    )
+    own, other = statistics_of(spoken), statistics_of(spoken, "investigator")
+    assert [len(values) for values in own] == [TEXT_STATISTICS, AUDIO_STATISTICS]
+    assert 3.0 in own[0].tolist()  # nine fillers in three words
+    assert other[0][-5:].isnan().all()
+    assert not own[1].isnan().any()
+    assert other[1][145:].isnan().all()
+    assert own[1][145] == 30.0
