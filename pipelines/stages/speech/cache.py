@@ -15,7 +15,7 @@ from torch import Tensor
 from ....data.atomic import atomic_path
 from ...speech_recipe import SpeechRecipe
 from .features import SpeechFeatures
-from .hearing import Sources, View
+from .hearing import BACKGROUND_S, Sources, View
 
 FORMAT = 3
 """Raised when what features are changes: older entries are then no longer found."""
@@ -61,7 +61,8 @@ class FeatureCache:
         # Pictures that are encoded later do not depend on the audio encoder, nor written words on the recogniser.
         unused = {name for name, used in (("audio", frozen), ("recogniser", sources.transcript is None)) if not used}
         encoders = {name: value for name, value in hashes.items() if name not in unused}
-        whole = [FORMAT, files, settings, encoders, view, frozen]
+        heard = [view, BACKGROUND_S] if view == "background" else view
+        whole = [FORMAT, files, settings, encoders, heard, frozen]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def has(self, key: str) -> bool:

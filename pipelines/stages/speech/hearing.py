@@ -30,8 +30,8 @@ CODES: dict[str, str] = {
 }
 View = Literal["participant", "background", "investigator"]
 """What a model hears: the person; nothing but the room (a control); nothing but the investigator (a control)."""
-BACKGROUND_S = 3.0
-"""Length of background-only audio, the same for everyone: most recordings have as much silence."""
+BACKGROUND_S = 1.5
+"""Length of background-only audio, the same for everyone. Who has less is left out, and who that is depends on pauses: so it is short."""
 MIN_INVESTIGATOR_S = 1.0
 _NOT_IN_CONTROL = "The person is left out of the {} control."
 _EDGES = re.compile(r"^\W+|\W+$")

@@ -26,13 +26,14 @@ from ..loop import EXIT_STOPPED, stop_signal
 from .export import export
 from .fits import FitData, FitSpec, Fitter, read_result, run_fits
 from .gather import Excluded, check_labels, gather, read_samples
-from .protocol import Row, chosen_protocol, plan_rows, without
+from .protocol import Row, chosen_protocol, on_view, plan_rows
 from .results import Answered, durations_of, results_of, write_predictions
 from .settings import Protocol, SpeechTraining, read_speech_training
 
 CODES: dict[str, str] = {
     "CHI-RC-121": "A dementia recipe needs a data folder.",
     "CHI-RC-122": "A variant whose features are not those of the recipe cannot stand in its ablation table.",
+    "CHI-RC-123": "A Whisper encoder is asked to be trained from end to end; it is used frozen.",
 }
 
 
@@ -105,7 +106,15 @@ def _settings(recipe: SpeechRecipe, options: StudyOptions) -> SpeechTraining:
         block["protocol"] = options.protocol
     if options.folds is not None:
         block["folds"] = options.folds
-    return read_speech_training(block, name=recipe.name)
+    settings = read_speech_training(block, name=recipe.name)
+    if settings.encoders == "finetune" and recipe.components["audio"].kind == "whisper-encoder":
+        raise RecipeError(
+            "CHI-RC-123",
+            f"recipe '{recipe.name}', training.encoders: finetune trains on batches of pictures, and Whisper hears samples, "
+            "in windows of 30 s, which no batch holds.",
+            "Write `encoders: frozen`, or take an image-transformer for the audio.",
+        )
+    return settings
 
 
 def _variants(recipe: SpeechRecipe) -> dict[str, dict[str, Any]]:
@@ -146,6 +155,7 @@ class _Study:
         self.rows: list[Row] = []
         self.keys: dict[str, dict[str, str]] = {}
         self.excluded: dict[str, tuple[Excluded, ...]] = {}
+        self.notes: list[str] = []
 
     def read(self, view: View, stopped: Callable[[], bool]) -> bool:
         """Make the features of a view; interviews that it does not have are left out and listed."""
@@ -185,8 +195,16 @@ class _Study:
         for view in dict.fromkeys(row.view for row in rows):
             if view not in self.keys and not self.read(view, stopped):
                 return False
-        missing = {view: {one.name for one in lost} for view, lost in self.excluded.items()}
-        self.rows = without(rows, missing)
+        for row in rows:
+            lost = {one.name for one in self.excluded[row.view]} if row.view != "participant" else set()
+            kept = [interview for interview in self.found.interviews if interview.name not in lost]
+            there = on_view(row, replace(self.found, interviews=kept), self.settings, self.protocol) if lost else row
+            if there is None:
+                note = f"'{row.name}' was not run: {len(lost)} of {len(self.found.interviews)} interviews lack what it hears."
+                self.notes.append(note)
+                say(note)
+            else:
+                self.rows.append(there)
         return True
 
     def data(self) -> FitData:
@@ -288,6 +306,7 @@ class _Study:
                 view: [{"name": one.name, "code": one.code, "message": one.message} for one in lost]
                 for view, lost in self.excluded.items()
             },
+            "notes": self.notes,
             "command": command + (" --ablation" if self.options.ablation else ""),
             "versions": {
                 "chiasm": __version__,

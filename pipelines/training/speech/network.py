@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....encoders.image_transformer import reduce_tokens
+from ....encoders.whisper_encoder import WhisperEncoder
 from ....heads.two_stream import TwoStreamClassifier, TwoStreamOutput
 from ...stages.speech.features import Encoders
 from .batches import Batch, Sample
@@ -23,7 +24,7 @@ class SpeechNetwork(nn.Module):
     ----------
     classifier : TwoStreamClassifier
     encoders : Encoders, optional
-        Copied; None: batches bring tokens of frozen encoders.
+        Copied; None: batches bring tokens of frozen encoders. Not Whisper, which no batch has the samples for.
     tokens : {'patches', 'time', 'chunk'}
         What a picture becomes.
     autocast : dtype, optional
@@ -39,6 +40,8 @@ class SpeechNetwork(nn.Module):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if encoders is not None and isinstance(encoders.audio, WhisperEncoder):
+            raise ValueError("a Whisper encoder is used frozen")
         self.classifier = classifier
         streams = classifier.config.streams
         self.text_encoder = copy.deepcopy(encoders.text) if encoders is not None and streams != "audio" else None

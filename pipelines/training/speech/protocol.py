@@ -189,19 +189,30 @@ def _possible(baseline: str, interviews: Sequence[Interview]) -> bool:
     return what is None or all(getattr(interview, what) is not None for interview in interviews)
 
 
-def without(rows: Sequence[Row], missing: Mapping[str, set[str]]) -> list[Row]:
-    """Take interviews that a view does not have out of its rows' fits; a fit that loses its whole test side is dropped."""
-    kept = []
-    for row in rows:
-        gone = missing.get(row.view, set())
-        fits = [
-            replace(
-                fit,
-                train=tuple(name for name in fit.train if name not in gone),
-                validation=tuple(name for name in fit.validation if name not in gone),
-                test=tuple(name for name in fit.test if name not in gone),
-            )
-            for fit in row.fits
-        ]
-        kept.append(replace(row, fits=tuple(fit for fit in fits if fit.test)))
-    return [row for row in kept if row.fits]
+def on_view(row: Row, found: InterviewSet, settings: SpeechTraining, protocol: Protocol) -> Row | None:
+    """Split anew for a row whose view does not have all interviews, so that its folds are as balanced as the others.
+
+    Parameters
+    ----------
+    row : Row
+    found : InterviewSet
+        Of the interviews that the row's view has.
+    settings, protocol
+        As in `plan_rows`.
+
+    Returns
+    -------
+    Row or None
+        None where too few are left to split.
+    """
+    first = row.fits[0]
+    fits = []
+    try:
+        for seed in dict.fromkeys(fit.seed for fit in row.fits):
+            for part, fold in folds_of(found, settings, protocol, seed):
+                fits.append(
+                    replace(first, seed=seed, part=part, train=fold.train, validation=fold.validation, test=fold.test)
+                )
+    except InputError:
+        return None
+    return replace(row, fits=tuple(fits))

@@ -20,8 +20,8 @@ from chiasm.pipelines.training.speech.protocol import (
     Row,
     chosen_protocol,
     folds_of,
+    on_view,
     plan_rows,
-    without,
 )
 from chiasm.pipelines.training.speech.settings import SpeechTraining
 
@@ -202,14 +202,25 @@ def test_a_test_side_without_labels(settings: SpeechTraining) -> None:
     assert len(list(folds_of(none, settings, "k-fold", 0))) == 3
 
 
-def test_interviews_that_a_view_lacks_are_taken_out_of_its_rows_only(settings: SpeechTraining) -> None:
-    rows = planned(cohort(), settings, protocol="leave-one-person-out")
-    kept = {row.name: row for row in without(list(rows.values()), {"background": {"i000", "i001", "i004"}})}
-    assert kept["model"] == rows["model"]
-    ours, before = kept["background only"].fits, rows["background only"].fits
-    assert len(ours) == len(before) - 2  # nobody is left of the first person's test, in either seed
-    named = {name for fit in ours for side in (fit.train, fit.validation, fit.test) for name in side}
-    assert named == {f"i{i:03d}" for i in range(24)} - {"i000", "i001", "i004"}
-    assert any(fit.test == ("i005",) for fit in ours)
-    everyone = {f"i{i:03d}" for i in range(24)}
-    assert "background only" not in {row.name for row in without(list(rows.values()), {"background": everyone})}
+def test_a_row_whose_view_lacks_interviews_is_split_anew(settings: SpeechTraining) -> None:
+    rows, gone = planned(cohort(), settings, protocol="k-fold"), {"i000", "i001", "i004"}
+    found = cohort()
+    kept = replace(found, interviews=[one for one in found.interviews if one.name not in gone])
+    before, after = rows["background only"], on_view(rows["background only"], kept, settings, "k-fold")
+    assert after is not None
+    assert [(fit.seed, fit.part) for fit in after.fits] == [(fit.seed, fit.part) for fit in before.fits]
+    for fit in after.fits:
+        assert fit.view == "background"
+        sides = fit.train, fit.validation, fit.test
+        assert {name for side in sides for name in side} == {f"i{i:03d}" for i in range(24)} - gone
+        assert (
+            {int(name[1:]) // 2 % 2 for name in fit.train}
+            == {int(name[1:]) // 2 % 2 for name in fit.validation}
+            == {0, 1}
+        )
+
+
+def test_a_row_that_loses_a_class_is_not_run(settings: SpeechTraining) -> None:
+    rows, found = planned(cohort(), settings, protocol="k-fold"), cohort()
+    controls = replace(found, interviews=[one for one in found.interviews if one.label == "CN"])
+    assert on_view(rows["background only"], controls, settings, "k-fold") is None
