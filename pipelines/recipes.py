@@ -31,7 +31,15 @@ TASKS = ("segmentation", "dementia")
 MAX_RECIPE_BYTES = 256 * 1024
 
 ComponentKind = Literal[
-    "brain-mask", "unet3d", "swin-unetr", "monai", "text-transformer", "image-transformer", "silero-vad", "two-stream"
+    "brain-mask",
+    "unet3d",
+    "swin-unetr",
+    "monai",
+    "text-transformer",
+    "image-transformer",
+    "whisper-encoder",
+    "silero-vad",
+    "two-stream",
 ]
 
 

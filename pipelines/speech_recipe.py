@@ -10,6 +10,12 @@ from .recipes import BaseRecipe, Fields
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 LABELS = ("CN", "MCI", "AD")
+COMPONENTS = {
+    "text": ("text-transformer",),
+    "audio": ("image-transformer", "whisper-encoder"),
+    "classifier": ("two-stream",),
+}
+"""What a dementia recipe consists of, and the kinds that each may have."""
 
 
 class AudioSpec(Fields):
@@ -17,7 +23,7 @@ class AudioSpec(Fields):
 
     `n_mels` to `top_db` are those of the log-Mel picture (`encoders.log_mel.LogMelConfig`); `image_mode` resizes the whole recording to
     one picture, takes its middle, or cuts it into chunks; `tokens` says what one picture becomes: all patches, one token a column of
-    patches (the mean over Mel), or one token a picture.
+    patches (the mean over Mel), or one token a picture. A ``whisper-encoder`` hears the samples: pictures are then for the page only.
     """
 
     sample_rate: Annotated[int, Field(ge=4000, le=96_000)] = 22050
@@ -77,13 +83,9 @@ class SpeechRecipe(BaseRecipe):
     @model_validator(mode="after")
     def _whole(self) -> SpeechRecipe:
         wrong = [
-            f"components.{name}: missing, of kind {kind}"
-            for name, kind in (
-                ("text", "text-transformer"),
-                ("audio", "image-transformer"),
-                ("classifier", "two-stream"),
-            )
-            if name not in self.components or self.components[name].kind != kind
+            f"components.{name}: missing, of kind {' or '.join(kinds)}"
+            for name, kinds in COMPONENTS.items()
+            if name not in self.components or self.components[name].kind not in kinds
         ]
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             wrong.append(f"classes: two or more different ones of {', '.join(LABELS)}")

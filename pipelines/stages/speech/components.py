@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....encoders.image_transformer import load_image_transformer
+from ....encoders.image_transformer import ImageTransformer, load_image_transformer
 from ....encoders.silero_vad import SileroVad, SileroVadConfig
 from ....encoders.text_transformer import load_text_transformer
+from ....encoders.whisper_encoder import WhisperEncoder, load_whisper_encoder
 from ...engine.components import configure
 from ...engine.tensors import fill, read_tensors
 from ...engine.weights import WeightsFolder, find_all
@@ -27,7 +28,7 @@ def load_encoders(recipe: SpeechRecipe, *, attention: str = "sdpa", device: str 
     ----------
     recipe : SpeechRecipe
     attention : {'sdpa', 'eager'}
-        Eager where attention maps are wanted.
+        Eager where attention maps are wanted; nothing asks Whisper for any.
     device : str or torch.device
 
     Raises
@@ -41,7 +42,11 @@ def load_encoders(recipe: SpeechRecipe, *, attention: str = "sdpa", device: str 
         attention=attention,  # type: ignore[arg-type]
         max_tokens=recipe.transcript.max_tokens,
     )
-    audio = load_image_transformer(folders["audio"].path, attention=attention)  # type: ignore[arg-type]
+    audio: ImageTransformer | WhisperEncoder
+    if recipe.components["audio"].kind == "whisper-encoder":
+        audio = load_whisper_encoder(folders["audio"].path)
+    else:
+        audio = load_image_transformer(folders["audio"].path, attention=attention)  # type: ignore[arg-type]
     for module in (text, audio):
         module.eval().requires_grad_(False).to(device)
     return Encoders(text=text, audio=audio, hashes={name: folder.sha256 for name, folder in folders.items()})

@@ -47,7 +47,8 @@ class Explanation:
     audio : ndarray, shape (T,)
         Relevance of each audio token.
     patches : ndarray, shape (P, rows) or None
-        Share of each Mel row within each audio token; rows sum to 1. None where tokens are patches already.
+        Share of each Mel row within each audio token; rows sum to 1. None where tokens are patches already, or are
+        Whisper's.
     shares : tuple of (float, float)
         Text and audio; they sum to 1, or are both 0 where nothing speaks for the class.
     vectors : dict of str to float

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....data.audio import Clip, resample
 from ....data.errors import InputError
 from ....encoders.image_transformer import ImageTransformer, reduce_tokens
 from ....encoders.log_mel import LogMelConfig, LogMelImage
 from ....encoders.speech_images import SpeechImageConfig, SpeechImages, to_images, token_spans
 from ....encoders.text_transformer import TextTransformer, TokenIds
 from ....encoders.transformer_folder import EncoderOutput
+from ....encoders.whisper_encoder import RATE, WhisperEncoder
 from ...speech_recipe import AudioSpec, SpeechRecipe
 from ...training.speech.acoustic_statistics import acoustic_statistics
 from .hearing import Heard
 
 IMAGES_A_PASS = 8
 """Pictures encoded at once: more gain nothing on a CPU and cost memory."""
+WHISPER_POOL = 25
+"""Tokens of 20 ms that become one of half a second, near the 0.37 s of a column of patches. Raise `cache.FORMAT` with it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,13 +80,13 @@ class Encoders:
     Parameters
     ----------
     text : TextTransformer
-    audio : ImageTransformer
+    audio : ImageTransformer or WhisperEncoder
     hashes : dict of str to str
         Component -> sha256 of its weights.
     """
 
     text: TextTransformer
-    audio: ImageTransformer
+    audio: ImageTransformer | WhisperEncoder
     hashes: Mapping[str, str]
 
     def to(self, device: str | torch.device) -> Encoders:
@@ -136,10 +140,12 @@ def extract(
     encoders : Encoders
         In evaluation mode.
     frozen : bool
-        True: run the encoders and keep their tokens. False: keep ids and pictures, for training from end to end.
+        True: run the encoders and keep their tokens. False: keep ids and pictures, for training from end to end (not with Whisper).
     maker : LogMelImage, optional
         Of `picture_maker`, to save its filters.
     """
+    if not frozen and isinstance(encoders.audio, WhisperEncoder):
+        raise ValueError("a Whisper encoder is used frozen")
     parts: dict[str, Any] = {"facts": _facts(heard)}
     if heard.clip is not None:
         parts["facts"]["acoustic"] = acoustic_statistics(heard.clip).tolist()
@@ -157,7 +163,12 @@ def extract(
         }
         if frozen:
             parts["text_tokens"] = _text_tokens(encoders.text, tokens)
-    if heard.clip is not None:
+    if heard.clip is not None and isinstance(encoders.audio, WhisperEncoder):
+        parts["audio_tokens"], spans = encode_sound(encoders.audio, heard.clip)
+        # Whisper hears all of its own bands; the page draws them over those of the picture.
+        spans[:, 2], spans[:, 3] = 0.0, float(recipe.audio.n_mels)
+        parts["audio_spans"] = _in_recording(spans, heard)
+    elif heard.clip is not None:
         _, images = pictures_of(heard, recipe.audio, maker or picture_maker(recipe.audio))
         encoders.audio.check_size((images.pixels.shape[-2], images.pixels.shape[-1]))
         spans = token_spans(images.spans, encoders.audio.grid, recipe.audio.n_mels, reduce=recipe.audio.tokens)
@@ -176,6 +187,14 @@ def encode_pictures(encoder: ImageTransformer, pixels: Tensor, tokens: Any) -> T
         reduce_tokens(encoder(batch.to(device)), tokens).flatten(0, 1) for batch in torch.split(pixels, IMAGES_A_PASS)
     ]
     return torch.cat(parts).float().cpu()
+
+
+def encode_sound(encoder: WhisperEncoder, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Run Whisper over a clip of any rate: tokens of half a second (T, d), and their spans in the clip (T, 4)."""
+    device = next(encoder.parameters()).device
+    samples = torch.from_numpy(resample(clip, RATE).samples).to(device)
+    tokens, spans = encoder.encode(samples, pool=WHISPER_POOL)
+    return tokens.float().cpu(), spans.float().cpu()
 
 
 def _text_tokens(encoder: TextTransformer, tokens: TokenIds) -> Tensor:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ....data.errors import InputError, WeightsError
+from ....encoders.image_transformer import ImageTransformer
+from ....encoders.whisper_encoder import WhisperEncoder
 from ....heads.relevance import class_score
 from ....heads.two_stream import TwoStreamClassifier, TwoStreamConfig, TwoStreamOutput
 from ....heads.two_stream_relevance import TwoStreamRelevance
@@ -211,12 +213,17 @@ class SpeechPredictor:
         target = int(output.logits[0].argmax())
         name = self.recipe.classes[target]
         found = relevance_of(output, target, name=name, text_encoder=attention)
-        patches = None
-        if self.recipe.audio.tokens == "time" and pixels is not None and features.audio_tokens is not None:
+        patches, encoder = None, self.encoders.audio
+        if (
+            isinstance(encoder, ImageTransformer)  # Whisper's tokens have no Mel rows to share among
+            and self.recipe.audio.tokens == "time"
+            and pixels is not None
+            and features.audio_tokens is not None
+        ):
             score = class_score(output.logits, target).sum()
             (slope,) = torch.autograd.grad(score, audio, retain_graph=True, allow_unused=True)
             if slope is not None:
-                patches = mel_shares(self._patches(pixels), slope[0, : len(features.audio_tokens)].detach().cpu())
+                patches = mel_shares(_patches(encoder, pixels), slope[0, : len(features.audio_tokens)].detach().cpu())
         plan = None if output.plan is None else output.plan[0].detach().cpu().double().numpy()
         return Explanation(
             target=name,
@@ -229,12 +236,6 @@ class SpeechPredictor:
             plan=plan,
             deletion=self._deletion(found, batch, features, target),
         )
-
-    def _patches(self, pixels: Tensor) -> Tensor:
-        """Return the patch tokens of every picture, (K, rows, cols, d)."""
-        rows, cols = self.encoders.audio.grid
-        flat: Tensor = encode_pictures(self.encoders.audio, pixels, "patches")
-        return flat.reshape(len(pixels), rows, cols, flat.shape[-1])
 
     def _deletion(
         self, found: TwoStreamRelevance, batch: Batch, features: SpeechFeatures, target: int
@@ -280,6 +281,13 @@ class SpeechPredictor:
         return np.asarray(softmax(shift_prevalence(scaled, trained=trained, deployed=deployed))[0])
 
 
+def _patches(encoder: ImageTransformer, pixels: Tensor) -> Tensor:
+    """Return the patch tokens of every picture, (K, rows, cols, d)."""
+    rows, cols = encoder.grid
+    flat: Tensor = encode_pictures(encoder, pixels, "patches")
+    return flat.reshape(len(pixels), rows, cols, flat.shape[-1])
+
+
 def _with(batch: Batch, **changed: Any) -> Batch:
     return Batch(**{**vars(batch), **changed})
 
@@ -301,11 +309,14 @@ def check_settings(recipe: SpeechRecipe, folder: WeightsFolder, encoders: Encode
         ``CHI-WT-041``, ``CHI-WT-042``: a difference would change the answer without any other sign.
     """
     config = folder.config
+    # A classifier that brings its encoders does not care what they began with; it never brings Whisper, which is not trained here.
+    brought = {"text", "audio"} if config.get("encoders_trained") else set()
+    brought -= {"audio"} if isinstance(encoders.audio, WhisperEncoder) else set()
     remedy = "Use the recipe that it was trained with, or train again."
     other = [
         name
         for name, trained in config.get("encoders", {}).items()
-        if not config.get("encoders_trained") and trained.get("sha256") != encoders.hashes.get(name)
+        if name not in brought and trained.get("sha256") != encoders.hashes.get(name)
     ]
     if other:
         raise WeightsError(

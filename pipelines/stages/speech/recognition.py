@@ -147,7 +147,7 @@ def _find(weights: str) -> _Weights:
     for folder in _folders(weights):
         if all((folder / name).is_file() for name in NEEDED):
             return _Weights(folder)
-    pieces = _pieces() if weights == PACKAGED else ()
+    pieces = packaged_pieces() if weights == PACKAGED else ()
     if not pieces:
         raise WeightsError(
             "CHI-WT-040",
@@ -168,8 +168,8 @@ def _folders(weights: str) -> Iterator[Path]:
         yield root / weights.removeprefix(SHIPPED_PREFIX)
 
 
-def _pieces() -> tuple[Path, ...]:
-    """Return the pieces of model.bin, in order; none where a package is missing."""
+def packaged_pieces() -> tuple[Path, ...]:
+    """Return the pieces of Whisper base's model.bin in the two packages, in order; none where a package is missing."""
     found = []
     for package, piece in _PIECES:
         spec = importlib.util.find_spec(package)  # finds it without importing it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,6 +14,8 @@ from ....encoders.image_transformer import KINDS as IMAGE_MODELS
 from ....encoders.image_transformer import load_image_transformer
 from ....encoders.silero_vad import SileroVad, SileroVadConfig
 from ....encoders.text_transformer import load_text_transformer
+from ....encoders.whisper_encoder import KINDS as SOUND_MODELS
+from ....encoders.whisper_encoder import load_whisper_encoder
 from ....heads.two_stream import TwoStreamClassifier, TwoStreamConfig
 from ...engine.components import configure
 from ...engine.tensors import fill, read_tensors
@@ -19,14 +23,16 @@ from ...engine.weights import WeightsFolder, find_all
 from ...training.speech.network import SpeechNetwork
 from .features import Encoders
 
-CODES: dict[str, str] = {"CHI-TL-013": "A text or image encoder is to be loaded, and transformers is not installed."}
+CODES: dict[str, str] = {
+    "CHI-TL-013": "A text, image or Whisper encoder is to be loaded, and transformers is not installed."
+}
 
 
 def speech_network(folder: WeightsFolder) -> tuple[str, nn.Module]:
     """Load a folder; return its kind and its network.
 
-    A folder that is not ours (the Hugging Face cache, a package) names no kind: there the ``model_type`` says whether it is an image or a
-    text encoder.
+    A folder that is not ours (the Hugging Face cache, a package) names no kind: there the ``model_type`` says whether it is an image, a
+    text or a Whisper encoder.
 
     Raises
     ------
@@ -35,22 +41,31 @@ def speech_network(folder: WeightsFolder) -> tuple[str, nn.Module]:
     WeightsError, SeveralErrors, RecipeError
         As the loaders; ``CHI-WT-006`` for the config of a classifier that says nothing of its encoders.
     """
-    kind = folder.config.get("kind") or (
-        "image-transformer" if folder.config.get("model_type") in IMAGE_MODELS else "text-transformer"
-    )
-    if kind.endswith("-transformer") and find_spec("transformers") is None:
+    kind = folder.config.get("kind") or _kind_of(folder.config.get("model_type"))
+    if kind in _LOADERS and find_spec("transformers") is None:
         raise ToolError(
             "CHI-TL-013",
-            "Text and image encoders are networks of transformers, which is not installed.",
+            "Text, image and Whisper encoders are networks of transformers, which is not installed.",
             'Install it with `pip install "chiasm[speech]"`.',
         )
-    if kind == "text-transformer":
-        return kind, load_text_transformer(folder.path)
-    if kind == "image-transformer":
-        return kind, load_image_transformer(folder.path)
+    if kind in _LOADERS:
+        return kind, _LOADERS[kind](folder.path)
     network = _classifier(folder) if kind == "two-stream" else _detector(folder)
     fill(network, read_tensors(folder.files["model"]), folder.name)
     return kind, network
+
+
+def _kind_of(model_type: object) -> str:
+    if model_type in IMAGE_MODELS:
+        return "image-transformer"
+    return "whisper-encoder" if model_type in SOUND_MODELS else "text-transformer"
+
+
+_LOADERS: dict[str, Callable[[Path], nn.Module]] = {
+    "text-transformer": load_text_transformer,
+    "image-transformer": load_image_transformer,
+    "whisper-encoder": load_whisper_encoder,
+}
 
 
 def _detector(folder: WeightsFolder) -> nn.Module:
