@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+CODES: dict[str, str] = {"CHI-RC-124": "An option of `chiasm train` that a recipe of this task does not have."}
+
 
 def _data(text: str) -> Path | None:
     if text == "-":
@@ -94,8 +96,16 @@ def _train(namespace: argparse.Namespace) -> int:
 
 
 def _study(namespace: argparse.Namespace) -> int:
+    from ...data.errors import RecipeError
     from ..training.speech.command import StudyOptions, train_dementia
 
+    foreign = [name for name in ("fold", "steps") if getattr(namespace, name) is not None]
+    if foreign:
+        raise RecipeError(
+            "CHI-RC-124",
+            f"--{' and --'.join(foreign)}: a dementia recipe trains whole studies.",
+            "Use --protocol, --folds and --seeds; `training.epochs` in the recipe says how long.",
+        )
     seeds = tuple(namespace.seeds) or (() if namespace.seed is None else (namespace.seed,))
     options = StudyOptions(
         seeds=seeds,
@@ -105,6 +115,7 @@ def _study(namespace: argparse.Namespace) -> int:
         ablation=namespace.ablation,
         jobs=namespace.jobs,
         cache=namespace.cache.resolve() if namespace.cache else None,
+        restart=namespace.restart,
         device="cpu" if namespace.device == "auto" else namespace.device,
     )
     return train_dementia(namespace.recipe, namespace.data, namespace.out, options)

