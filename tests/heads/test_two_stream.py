@@ -161,7 +161,8 @@ EXPECTED = {  # part of a recipe's name -> block, and whether there is a plan
 @pytest.mark.parametrize("name", VARIANTS)
 @torch.no_grad()
 def test_a_shipped_variant_is_what_its_name_says(name: str) -> None:
-    full = name if name.split("-")[-1] in ("concat", "attention") else BASE  # the others differ in what is heard, or in sizes
+    # The others differ in what is heard, or in sizes.
+    full = name if name.endswith(("-concat", "-attention")) else BASE
     _, attention, *context, crossing, fusion = full.split("-")
     net = variant(name)
     out = net(*batch((0, 1, 2)), **numbers(net))

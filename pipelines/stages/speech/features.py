@@ -163,18 +163,19 @@ def extract(
         }
         if frozen:
             parts["text_tokens"] = _text_tokens(encoders.text, tokens)
-    if heard.clip is not None and isinstance(encoders.audio, WhisperEncoder):
-        parts["audio_tokens"], spans = encode_sound(encoders.audio, heard.clip)
+    encoder = encoders.audio
+    if heard.clip is not None and isinstance(encoder, WhisperEncoder):
+        parts["audio_tokens"], spans = encode_sound(encoder, heard.clip)
         # Whisper hears all of its own bands; the page draws them over those of the picture.
         spans[:, 2], spans[:, 3] = 0.0, float(recipe.audio.n_mels)
         parts["audio_spans"] = _in_recording(spans, heard)
-    elif heard.clip is not None:
+    elif heard.clip is not None and isinstance(encoder, ImageTransformer):
         _, images = pictures_of(heard, recipe.audio, maker or picture_maker(recipe.audio))
-        encoders.audio.check_size((images.pixels.shape[-2], images.pixels.shape[-1]))
-        spans = token_spans(images.spans, encoders.audio.grid, recipe.audio.n_mels, reduce=recipe.audio.tokens)
+        encoder.check_size((images.pixels.shape[-2], images.pixels.shape[-1]))
+        spans = token_spans(images.spans, encoder.grid, recipe.audio.n_mels, reduce=recipe.audio.tokens)
         parts["audio_spans"] = _in_recording(spans, heard)
         if frozen:
-            parts["audio_tokens"] = encode_pictures(encoders.audio, images.pixels, recipe.audio.tokens)
+            parts["audio_tokens"] = encode_pictures(encoder, images.pixels, recipe.audio.tokens)
         else:
             parts["pixels"] = images.pixels
     return SpeechFeatures(**parts)

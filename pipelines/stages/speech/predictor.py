@@ -263,7 +263,8 @@ class SpeechPredictor:
                 audio_mask if n_audio else batch.audio_mask.expand(n, -1),
                 statistics=(batch.text_statistics.expand(n, -1), batch.audio_statistics.expand(n, -1)),
             ).logits
-            return (logits / self.temperature).softmax(-1)[:, target]
+            probability: Tensor = (logits / self.temperature).softmax(-1)
+            return probability[:, target]
 
         if self.config.streams == "both" and not self.config.modality_dropout:
             # A stream must not run dry: special tokens keep the text alive, a last token the sound.
