@@ -10,10 +10,16 @@ The result file holds every number of the study's table (curves and long lists a
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from chiasm.pipelines.evaluation.chance import SEEDS, chance_verdict
+from chiasm.pipelines.evaluation.predictions import Predictions
 
 LEFT_OUT = ("risk_coverage", "roc", "subgroups", "excluded", "settings", "calibration_before")
 
@@ -28,12 +34,33 @@ def main() -> None:
     kept = {key: value for key, value in study.items() if key not in LEFT_OUT}
     kept["calibration"] = {key: value for key, value in study["calibration"].items() if key not in ("table", "curve")}
     kept["n_excluded"] = {view: len(lost) for view, lost in study["excluded"].items()}
+    kept["verdicts"] = verdicts(arguments.study / "predictions.tsv", study)
     kept["commands"] = [arguments.data, study["command"]]
     kept["date"] = datetime.now(UTC).date().isoformat()
     arguments.out.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(rows_as_markdown(study))
     print()
     print(controls_as_markdown(study))
+
+
+def verdicts(path: Path, study: dict[str, Any]) -> dict[str, Any]:
+    """Judge every row that was run with 20 seeds as a control is judged: for a cohort in which nothing is planted."""
+    with path.open(encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream, delimiter="\t"))
+    classes, found = study["classes"], {}
+    for row in study["rows"]:
+        own = [line for line in lines if line["row"] == row["name"]]
+        if row["n_runs"] != SEEDS or len(classes) != 2:
+            continue
+        predictions = Predictions(
+            person=[line["interview"] for line in own],
+            label=np.array([classes.index(line["label"]) for line in own], dtype=np.int64),
+            probability=np.array([[float(line[f"p_{name}"]) for name in classes] for line in own]),
+            run=np.array([int(line["seed"]) for line in own]),
+        )
+        verdict = chance_verdict(predictions)
+        found[row["name"]] = {name: getattr(verdict, name) for name in ("metric", "pooled", "low", "high", "at_chance")}
+    return found
 
 
 def rows_as_markdown(study: dict[str, Any]) -> str:
