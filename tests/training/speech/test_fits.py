@@ -226,6 +226,7 @@ def test_permuted_labels_are_dealt_by_person_and_leave_the_test_alone(
         sides = sides_that_were_fitted(study, spec(permuted=True, seed=seed), monkeypatch)
         assert {s.name: s.label for s in sides["test"]} == {name: true[name] for name in spec().test}
         for side in ("train", "validation"):
+            assert tuple(one.name for one in sides[side]) == getattr(spec(), side)
             of_person: dict[str, set[int]] = {}
             for one in sides[side]:
                 of_person.setdefault(one.person, set()).add(one.label)
