@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_locked(cohort: _Cohort) -> int:
     ledger = Ledger(cohort.request.work)
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    signal.signal(signal.SIGINT, _as_interrupt)  # a shell that starts us in the background has it ignored
+    # SIGINT too: a shell that starts us in the background has it ignored.
+    before = {number: signal.signal(number, _as_interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         decisions = plan_work(cohort.sessions, cohort.request, ledger)
         todo = sum(d.verdict != "skip" for d in decisions)
@@ -96,6 +96,8 @@ def _run_locked(cohort: _Cohort) -> int:
         return 75
     finally:
         ledger.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     _show(result, cohort)
     return result.exit_code
 

@@ -114,7 +114,8 @@ def test_background_has_no_speech_and_one_length(spoken, listener, tone_share, t
     plain = listener.hear(spoken.sources, view="background")
     # Not levelled, and quiet as the room is: no louder than a hundredth of the speech's power.
     assert np.mean(plain.clip.samples**2) < 0.01 * np.mean(spoken.samples**2)
-    assert tone_share(heard.clip) < 0.01
+    # The room has a little at every frequency: the tone adds nothing to it.
+    assert abs(tone_share(heard.clip) - tone_share(plain.clip)) < 0.02
 
 
 # ---- sources ---------------------------------------------------------------------------------------------------------
