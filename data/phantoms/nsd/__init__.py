@@ -1,0 +1,1 @@
+"""Phantom brains that look at images, with a known forward model."""

@@ -1,0 +1,1 @@
+"""From tokens to images: one decoder a file, one interface."""

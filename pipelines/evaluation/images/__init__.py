@@ -1,0 +1,1 @@
+"""Scores of reconstructed and retrieved images, as published, with their baselines."""

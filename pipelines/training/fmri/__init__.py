@@ -1,0 +1,1 @@
+"""Training of networks from voxels to image tokens."""
