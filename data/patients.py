@@ -22,10 +22,10 @@ class Recording:
     channel : str
         What the recipe calls it: ``T1w``, ``flair``, ``mask`` ... Empty until a channel rule claims it. ``audio`` and
         ``transcript`` for speech.
-    kind : {'nifti', 'dicom', 'audio', 'transcript'}
+    kind : {'nifti', 'dicom', 'audio', 'transcript', 'betas'}
         Found from the content; for transcripts, which are plain text, the name helps.
     files : tuple of Path
-        Absolute paths. One; the slices in order of position for DICOM.
+        Absolute paths. One; the slices in order of position for DICOM; all files of a subject for betas.
     relative : str
         The first file relative to the input folder, for messages.
     volume_index : int, optional
@@ -33,7 +33,7 @@ class Recording:
     """
 
     channel: str
-    kind: Literal["nifti", "dicom", "audio", "transcript"]
+    kind: Literal["nifti", "dicom", "audio", "transcript", "betas"]
     files: tuple[Path, ...]
     relative: str
     volume_index: int | None = None

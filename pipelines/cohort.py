@@ -140,15 +140,19 @@ def _gather(recipe: BaseRecipe, arguments: argparse.Namespace) -> _Cohort:
 
 
 def _discovered(recipe: BaseRecipe, arguments: argparse.Namespace) -> list[Session]:
-    if recipe.pipeline == "dementia":
-        from ..data.speech_discovery import speech_sessions
-
+    if recipe.pipeline in {"dementia", "fmri-images"}:
         if arguments.manifest is not None:
             raise RecipeError(
                 "CHI-RC-024",
-                "a manifest is read for images only.",
-                "Give the folder of the interviews without --manifest; one folder a person.",
+                "a manifest is read for MRI only.",
+                "Give the folder of the data without --manifest; one folder a person.",
             )
+        if recipe.pipeline == "fmri-images":
+            from ..data.fmri_discovery import fmri_sessions
+
+            return fmri_sessions(arguments.source)
+        from ..data.speech_discovery import speech_sessions
+
         return speech_sessions(arguments.source)
     rules = {
         name: ChannelRule(suffixes=spec.suffixes, keywords=spec.keywords, optional=spec.optional)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..data.errors import ChiasmError, RecipeError, SeveralErrors, did_you_mean
 
 if TYPE_CHECKING:
+    from .fmri_recipe import FmriRecipe
     from .speech_recipe import SpeechRecipe
 
 CODES = {
@@ -27,7 +28,7 @@ CODES = {
     "CHI-RC-005": "A recipe field is unknown, missing or has a value outside what is allowed.",
     "CHI-RC-006": "A recipe of another task than the command works on.",
 }
-TASKS = ("segmentation", "dementia")
+TASKS = ("segmentation", "dementia", "fmri-images")
 MAX_RECIPE_BYTES = 256 * 1024
 
 ComponentKind = Literal[
@@ -40,6 +41,18 @@ ComponentKind = Literal[
     "whisper-encoder",
     "silero-vad",
     "two-stream",
+    "target-encoder",
+    "latent-encoder",
+    "mindeye",
+    "mindeye2",
+    "mindbridge",
+    "ridge",
+    "diffusion-prior",
+    "small-diffusion",
+    "versatile-diffusion",
+    "sdxl-unclip",
+    "stable-unclip",
+    "ip-adapter-sdxl",
 ]
 
 
@@ -189,7 +202,7 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name_or_file: str | Path) -> Recipe | SpeechRecipe:
+def load_recipe(name_or_file: str | Path) -> Recipe | SpeechRecipe | FmriRecipe:
     """Read a recipe by name (in ``configs/``) or from a file.
 
     Raises
@@ -201,7 +214,7 @@ def load_recipe(name_or_file: str | Path) -> Recipe | SpeechRecipe:
     return parse_recipe(text, name=name)
 
 
-def parse_recipe(text: str, *, name: str) -> Recipe | SpeechRecipe:
+def parse_recipe(text: str, *, name: str) -> Recipe | SpeechRecipe | FmriRecipe:
     """Check the text of a recipe; see `load_recipe` for the errors."""
     try:
         tree = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader with more refusals
@@ -277,11 +290,15 @@ def _merged(under: Any, over: Any) -> Any:
     }
 
 
-def _kind_of(pipeline: object, name: str) -> type[Recipe] | type[SpeechRecipe]:
+def _kind_of(pipeline: object, name: str) -> type[Recipe] | type[SpeechRecipe] | type[FmriRecipe]:
     if pipeline == "dementia":
         from .speech_recipe import SpeechRecipe
 
         return SpeechRecipe
+    if pipeline == "fmri-images":
+        from .fmri_recipe import FmriRecipe
+
+        return FmriRecipe
     if pipeline is not None and pipeline != "segmentation":
         near = did_you_mean(str(pipeline), TASKS)
         raise RecipeError(
@@ -292,7 +309,7 @@ def _kind_of(pipeline: object, name: str) -> type[Recipe] | type[SpeechRecipe]:
     return Recipe
 
 
-MAIN_COMPONENTS = {"segmentation": "network", "dementia": "classifier"}
+MAIN_COMPONENTS = {"segmentation": "network", "dementia": "classifier", "fmri-images": "network"}
 
 
 def with_weights(recipe: AnyRecipe, weights: str | Path) -> AnyRecipe:

@@ -9,12 +9,17 @@ from .options import RunOptions
 from .plan import Plan
 from .stage import Pipeline
 
-BUILDERS = {"segmentation": "chiasm.pipelines.segmentation", "dementia": "chiasm.pipelines.dementia"}
+BUILDERS = {
+    "segmentation": "chiasm.pipelines.segmentation",
+    "dementia": "chiasm.pipelines.dementia",
+    "fmri-images": "chiasm.pipelines.fmri_images",
+}
 """Recipe field ``pipeline`` -> module with ``build(recipe, options) -> Pipeline``: an allow-list, never a user's path."""
 
 
-SPEECH_ACTIVATIONS = 700 * 1024**2
-"""Of one interview through text and audio encoder with their attention kept (measured: docs/dementia.md)."""
+ACTIVATIONS = {"dementia": 700 * 1024**2, "fmri-images": 600 * 1024**2}
+"""Task -> bytes of one interview through text and audio encoder with their attention kept, or of one batch through brain network and
+small decoder (measured: docs/dementia.md, docs/fmri-images.md)."""
 
 
 def build_pipeline(recipe: BaseRecipe, options: RunOptions) -> Pipeline:
@@ -29,7 +34,7 @@ def activation_bytes(recipe: BaseRecipe, plan: Plan) -> int:
     if plan.device != "cpu":
         return 0
     if not isinstance(recipe, Recipe):
-        return SPEECH_ACTIVATIONS
+        return ACTIVATIONS[recipe.pipeline]
     from .footprint import plan_bytes
 
     return plan_bytes(recipe, plan)
