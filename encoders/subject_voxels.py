@@ -41,3 +41,16 @@ def check_voxels(voxels: Tensor, subject: str, n_voxels: Mapping[str, int]) -> N
             f"{voxels.shape[-1]} voxels of '{subject}' meet a network made for {n_voxels[subject]}.",
             "Read the betas with the region that the network was trained with (nsdgeneral for the published ones).",
         )
+
+
+def only_subject(n_voxels: Mapping[str, int]) -> int:
+    """Return the voxels of the one subject that a network of one subject is made for.
+
+    Raises
+    ------
+    ValueError
+        For none or several.
+    """
+    if len(n_voxels) != 1:
+        raise ValueError(f"this network is made for one subject, got {len(n_voxels)}: {', '.join(n_voxels) or 'none'}")
+    return next(iter(n_voxels.values()))
