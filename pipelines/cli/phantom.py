@@ -11,6 +11,7 @@ PHANTOMS = {
     "brats": "BraTS 2021 layout: four contrasts and labels of planted tumours",
     "dicom": "the same heads as DICOM series, one a contrast",
     "heads": "whole-head T1w volumes as BIDS, the true tissue in derivatives/truth",
+    "nsd": "NSD layout: brains that look at real images, through a known forward model",
 }
 
 
@@ -23,6 +24,9 @@ def register(subparsers: Any) -> None:
         kind.add_argument("out", metavar="OUT", type=lambda text: Path(text).resolve(), help="a new folder")
         if name == "adress":
             _interview_arguments(kind)
+            continue
+        if name == "nsd":
+            _brain_arguments(kind)
             continue
         kind.add_argument("--patients", type=int, default=4, metavar="N", help="how many (default: 4)")
         kind.add_argument("--seed", type=int, default=0, help="equal seeds give equal bytes (default: 0)")
@@ -57,6 +61,57 @@ def _interview_arguments(kind: argparse.ArgumentParser) -> None:
     )
     kind.add_argument("--chunks", action="store_true", help="write the normalised chunks too (as much space again)")
     kind.set_defaults(handler=_interviews)
+
+
+def _brain_arguments(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument("--subjects", type=int, default=3, metavar="N", help="how many (default: 3)")
+    kind.add_argument(
+        "--stimuli",
+        default="fashion-mnist",
+        metavar="SOURCE",
+        help="fashion-mnist, fashion-mnist-small (needs nothing), emoji, or a folder of images (default: fashion-mnist)",
+    )
+    kind.add_argument("--stimuli-folder", type=Path, metavar="FOLDER", help="where the source lies, if not as usual")
+    kind.add_argument(
+        "--images", type=int, metavar="N", help="a subject's own images (default: 1500, or what the source has)"
+    )
+    kind.add_argument("--shared", type=int, default=200, metavar="N", help="test images that all see (default: 200)")
+    kind.add_argument("--repeats", type=int, default=3, metavar="N", help="how often each is shown (default: 3)")
+    kind.add_argument("--seed", type=int, default=0, help="equal seeds give equal bytes (default: 0)")
+    kind.add_argument(
+        "--strength", type=float, default=1.0, help="size of the signal, 0 to 2 (default: 1; 0: pure noise)"
+    )
+    kind.add_argument(
+        "--noise-ceiling",
+        type=float,
+        default=40.0,
+        metavar="PERCENT",
+        help="median over voxels of the explainable variance of three-repeat means (default: 40)",
+    )
+    kind.set_defaults(handler=_brains)
+
+
+def _brains(namespace: argparse.Namespace) -> int:
+    from ...data.phantoms.nsd.cohort import NsdCohort, write_nsd
+    from ...data.phantoms.nsd.forward_model import ForwardModel
+    from ..console import say
+
+    cohort = NsdCohort(
+        subjects=namespace.subjects,
+        images=namespace.images,
+        shared=namespace.shared,
+        repeats=namespace.repeats,
+        seed=namespace.seed,
+        strength=namespace.strength,
+        stimuli=namespace.stimuli,
+        stimuli_folder=namespace.stimuli_folder,
+        model=ForwardModel(noise_ceiling=namespace.noise_ceiling),
+    )
+    names = write_nsd(namespace.out, cohort)
+    say(
+        f"{len(names)} phantom brains in {namespace.out}: {names[0]} to {names[-1]}. Synthetic: no person was measured."
+    )
+    return 0
 
 
 def _interviews(namespace: argparse.Namespace) -> int:
