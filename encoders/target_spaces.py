@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from ..data.errors import WeightsError, did_you_mean
 
@@ -149,7 +150,8 @@ _SPACES = (
     ),
     TargetSpace(
         name="small-16x64", tokens=16, width=64, pixels=32, kind="small-tokens", weights="chiasm/small-image-tokens",
-        normalisation="pixels: 32 x 32; tokens of a small auto-encoder trained in this project", citation="",
+        normalisation="pixels: shorter side to 32 by antialiased bicubic, centre crop; standardised over the pictures that the "
+        "network was trained with", citation="",
     ),
 )  # fmt: skip
 
@@ -231,9 +233,7 @@ def load_target(name: str, folder: Path | None, device: torch.device | str = "cp
 
         return load_vae_latents(space, folder, place)
     if space.kind == "small-tokens":
-        from .small_image_tokens import load_small_image_tokens
-
-        return load_small_image_tokens(space, folder, place)
+        return _load_small_tokens(space, folder, place)
     if space.layer in ("published", "exact"):
         from .open_clip_images import load_open_clip_images
 
@@ -241,6 +241,37 @@ def load_target(name: str, folder: Path | None, device: torch.device | str = "cp
     from .clip_images import load_clip_images
 
     return load_clip_images(space, folder, place)
+
+
+class _SmallTokens:
+    """Small image tokens of pictures of any size."""
+
+    def __init__(self, space: TargetSpace, model: nn.Module, sha256: str) -> None:
+        self.space, self.model, self.sha256 = space, model, sha256
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        from .clip_images import square_pixels
+
+        planes = square_pixels(pixels, self.space.pixels).to(next(self.model.parameters()).device)
+        tokens: Tensor = self.model(planes.permute(0, 2, 3, 1))
+        return tokens
+
+
+def _load_small_tokens(space: TargetSpace, folder: Path, device: torch.device) -> _SmallTokens:
+    from .small_image_tokens import SmallImageTokens
+
+    try:
+        model = SmallImageTokens.load(folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(
+            "CHI-WT-071",
+            f"the small image tokens cannot be read ({type(error).__name__}).",
+            "Reinstall the package, or name the folder that training wrote.",
+            file=folder.name,
+        ) from error
+    check_shape(space, model.config.n_tokens, model.config.token_width, folder.name)
+    return _SmallTokens(space, model.to(device), folder_sha256(folder))
 
 
 def folder_sha256(folder: Path) -> str:
