@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,4 +149,4 @@ def runs(n_trials: int) -> list[range]:
     """Cut a session into runs of at most 68 trials, 12 where it is whole, of equal length within one."""
     n = max(1, -(-n_trials // 68), min(RUNS_PER_SESSION, round(n_trials / 62.5)))
     edges = np.linspace(0, n_trials, n + 1).round().astype(int).tolist()
-    return [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [range(start, stop) for start, stop in pairwise(edges)]

@@ -1,7 +1,8 @@
 """A folded sheet of visual cortex in a small volume: voxels that are neighbours on the sheet do similar things.
 
-Each hemisphere is a corrugated rectangle. Along it (posterior to anterior) eccentricity grows with cortical magnification; across it lie the
-areas, from lateral cortex through V3d, V2d, V1, V2v, V3v and hV4 to ventral cortex, with polar angle turning round at each border.
+Each hemisphere is a corrugated rectangle. Along it (posterior to anterior) eccentricity grows with cortical magnification;
+across it lie the areas, from lateral cortex through V3d, V2d, V1, V2v, V3v and hV4 to ventral cortex, with polar angle
+turning round at each border.
 """
 
 from __future__ import annotations

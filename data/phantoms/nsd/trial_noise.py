@@ -87,17 +87,19 @@ class SpatialNoise:
     own: NDArray[np.float64]
     shared: NDArray[np.float64]
 
-    def quadratic(self, residuals: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Squared Mahalanobis length of rows of residuals, (n, V) -> (n,), by Woodbury's identity."""
-        white, core = self.whitened_loadings()
-        scaled = residuals / self.own
-        along = scaled @ white
-        return np.einsum("nv,nv->n", scaled, scaled) - np.einsum("nk,kl,nl->n", along, core, along)
+    def at(self, where: NDArray[np.bool_]) -> SpatialNoise:
+        """Return the noise of some voxels (a part of a normal distribution is one)."""
+        return SpatialNoise(own=self.own[where], shared=self.shared[where])
 
-    def whitened_loadings(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return D^-1/2 L and (I + L' D^-1 L)^-1."""
-        white = self.shared / self.own[:, None]
-        return white, np.linalg.inv(np.eye(white.shape[1]) + white.T @ white)
+    def whiten(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Multiply rows, (n, V), with the inverse root of the covariance: squared distances become Mahalanobis'.
+
+        With D the diagonal and D^-1/2 L = U S V', that is D^-1/2 times I - U (1 - 1 / sqrt(1 + S^2)) U' (Woodbury).
+        """
+        axes, sizes, _ = np.linalg.svd(self.shared / self.own[:, None], full_matrices=False)
+        scaled = rows / self.own
+        shrunk: NDArray[np.float64] = scaled - (scaled @ axes) * (1 - 1 / np.sqrt(1 + sizes**2)) @ axes.T
+        return shrunk
 
 
 def draw_spatial_noise(
