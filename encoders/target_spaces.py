@@ -283,8 +283,9 @@ def folder_sha256(folder: Path) -> str:
         ``CHI-WT-071`` where a file cannot be read.
     """
     total = hashlib.sha256()
+    settings = [path for name in ("config.json", "open_clip_config.json") if (path := folder / name).is_file()]
     try:
-        for path in sorted((folder / "config.json", *folder.glob("*.safetensors"))):
+        for path in sorted((*(settings or [folder / "config.json"]), *folder.glob("*.safetensors"))):
             total.update(path.name.encode() + b"\0")
             with path.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
