@@ -51,6 +51,7 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     _add_study(parser)
+    _add_brain(parser)
     parser.add_argument("--restart", action="store_true", help="start over where OUT holds a checkpoint")
     parser.set_defaults(handler=_train)
 
@@ -76,11 +77,25 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_brain(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("recipes of images from fMRI")
+    group.add_argument("--subjects", nargs="+", metavar="S", default=(), help="train on these (default: all in DATA)")
+    group.add_argument("--new-subject", metavar="S", help="then adapt the model to this subject")
+    group.add_argument("--hours", type=float, metavar="H", help="of the new subject (else of all): first sessions, one an hour")
+    group.add_argument("--length", type=_steps, metavar="N", help="training images of the new subject (else of all)")
+    group.add_argument("--from", dest="start", metavar="WEIGHTS", help="a trained model to begin with: name or folder")
+    group.add_argument("--epochs", type=_steps, metavar="N", help="instead of the recipe's")
+    group.add_argument("--no-baselines", action="store_true", help="score the model alone")
+
+
 def _train(namespace: argparse.Namespace) -> int:
     from ..recipes import load_recipe
 
-    if load_recipe(namespace.recipe).pipeline == "dementia":
+    pipeline = load_recipe(namespace.recipe).pipeline
+    if pipeline == "dementia":
         return _study(namespace)
+    if pipeline == "fmri-images":
+        return _brain(namespace)
     from ..training.command import train
 
     return train(
@@ -119,3 +134,34 @@ def _study(namespace: argparse.Namespace) -> int:
         device="cpu" if namespace.device == "auto" else namespace.device,
     )
     return train_dementia(namespace.recipe, namespace.data, namespace.out, options)
+
+
+def _brain(namespace: argparse.Namespace) -> int:
+    from ...data.errors import RecipeError
+    from ..training.fmri.command import BrainOptions, train_fmri
+
+    given = {"--fold": namespace.fold, "--steps": namespace.steps, "--protocol": namespace.protocol}
+    foreign = [name for name, value in given.items() if value is not None]
+    if foreign:
+        raise RecipeError(
+            "CHI-RC-124",
+            f"{', '.join(foreign)}: not an option of a recipe of images from fMRI.",
+            "See `chiasm train --help`.",
+        )
+    return train_fmri(
+        namespace.recipe,
+        namespace.data,
+        namespace.out,
+        BrainOptions(
+            subjects=tuple(namespace.subjects),
+            new_subject=namespace.new_subject or "",
+            hours=namespace.hours,
+            length=namespace.length,
+            start=namespace.start or "",
+            epochs=namespace.epochs,
+            seed=namespace.seed,
+            baselines=not namespace.no_baselines,
+            device=namespace.device,
+            restart=namespace.restart,
+        ),
+    )

@@ -23,6 +23,8 @@ CODES = {
 
 SPEECH_KINDS = frozenset({"image-transformer", "silero-vad", "text-transformer", "two-stream", "whisper-encoder"})
 """Kinds of the dementia pipeline, which loads them itself (`stages.speech`)."""
+FMRI_KINDS = frozenset({"mindeye", "mindeye-low-level", "mindeye2", "mindbridge", "ridge"})
+"""Brain networks, which `brain_weights` builds: they are made for subjects, and may bring a diffusion prior."""
 
 Config = TypeVar("Config")
 
@@ -53,6 +55,13 @@ def load_components(
         from ..stages.speech.predictor import load_speech_components
 
         return load_speech_components(recipe, device, input_is_phantom=input_is_phantom)
+    if recipe.pipeline == "fmri-images":
+        from ..fmri_recipe import FmriRecipe
+        from ..stages.fmri.components import load_fmri_components
+
+        if not isinstance(recipe, FmriRecipe):
+            raise TypeError("a recipe of images from fMRI")
+        return load_fmri_components(recipe, device, input_is_phantom=input_is_phantom)
     folders = find_all(name for spec in recipe.components.values() for name in spec.weight_names)
     components: dict[str, object] = {}
     for name, spec in recipe.components.items():
@@ -115,6 +124,11 @@ def verify(folder: WeightsFolder) -> str:
         from ..stages.speech.verification import speech_network
 
         kind, network = speech_network(folder)
+    elif kind in FMRI_KINDS:
+        from .brain_weights import load_brain
+
+        brain, prior = load_brain(folder)
+        network = nn.ModuleList([brain] if prior is None else [brain, prior])
     else:
         for file in folder.files.values():
             network = build_network(kind, parameters)

@@ -10,7 +10,9 @@ from pydantic import Field, ValidationError
 from ....data.errors import RecipeError, SeveralErrors
 from ...recipes import Fields
 
-CODES: dict[str, str] = {"CHI-RC-150": "A field of a recipe's training block (images from fMRI) is unknown or outside what is allowed."}
+CODES: dict[str, str] = {
+    "CHI-RC-150": "A field of a recipe's training block (images from fMRI) is unknown or outside what is allowed."
+}
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -19,9 +21,10 @@ Weight = Annotated[float, Field(ge=0)]
 class FmriTraining(Fields):
     """How a brain network is trained.
 
-    `mixup_share` is the share of epochs with BiMixCo (0: none), after which SoftCLIP runs with a temperature that goes from `soft_from` to
-    `soft_to`. Weights of the losses are those of the authors' code (30 prior, 1 contrastive, .5 low level), not of the MindEye2 paper. MindBridge
-    has losses of its own: `feature_weight` of the normalised MSE, `rebuild_weight` and `cycle_weight`.
+    `mixup_share` is the share of epochs with BiMixCo (0: none), after which SoftCLIP runs with a temperature from `soft_from` to
+    `soft_to`. Weights of the losses are those of the authors' code (30 prior, 1 contrastive, .5 low level), not of the MindEye2
+    paper. MindBridge has losses of its own: `feature_weight` of the normalised MSE, `rebuild_weight` and `cycle_weight`. `hours` keeps
+    the first sessions (one an hour) of every subject, `length` so many of the training images, first seen first.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
@@ -46,10 +49,12 @@ class FmriTraining(Fields):
     cycle_weight: Weight = 1.0
     bridge_tau: Positive = 0.005
     noise: Weight = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 42
     alphas: tuple[Positive, ...] = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
     hours: Annotated[float, Field(gt=0)] | None = None
+    length: Annotated[int, Field(ge=4)] | None = None
 
 
 def read_training(block: Mapping[str, Any] | None, *, name: str) -> FmriTraining:
@@ -65,7 +70,9 @@ def read_training(block: Mapping[str, Any] | None, *, name: str) -> FmriTraining
     except ValidationError as error:
         raise SeveralErrors(
             [
-                RecipeError("CHI-RC-150", f"recipe '{name}', training.{'.'.join(map(str, item['loc']))}: {item['msg']}.")
+                RecipeError(
+                    "CHI-RC-150", f"recipe '{name}', training.{'.'.join(map(str, item['loc']))}: {item['msg']}."
+                )
                 for item in error.errors(include_url=False)
             ]
         ) from None

@@ -1,0 +1,310 @@
+"""What `chiasm train` does with a recipe of images from fMRI: fit, score once on the test images, page, weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .... import __version__
+from ....data.atomic import write_json
+from ....data.errors import RecipeError
+from ....data.phantoms.marker import is_phantom
+from ....encoders.target_spaces import TargetEncoder, target_space
+from ...cohort import devices_of
+from ...console import say
+from ...engine.tensors import read_tensors
+from ...engine.weights import WeightsFolder, check_synthetic, find
+from ...fmri_recipe import FmriRecipe
+from ...recipes import load_recipe
+from ...stages.fmri.components import load_encoder, load_latents, load_maker, load_trained
+from ..loop import EXIT_STOPPED, stop_signal
+from .adaptation import adapt
+from .export import export
+from .fit import FitData, fit, forget
+from .model import BrainModel, build_model, count_parameters
+from .prepare import Prepared, TargetTable, chosen_subjects, encode, needed_images, prepare
+from .ridge_fit import fit_ridge_model
+from .settings import FmriTraining, read_training
+from .streams import TrialStream
+from .study import run_study, show
+from .validation import validator
+
+CODES: dict[str, str] = {
+    "CHI-RC-155": "A recipe of images from fMRI needs a data folder.",
+    "CHI-RC-156": "A network of this kind cannot take up a new subject.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrainOptions:
+    """What the command line asks for beside the recipe.
+
+    Parameters
+    ----------
+    subjects : tuple of str
+        Labels; empty: all.
+    new_subject : str
+        Adapt to it after training (or, with `start`, instead of it).
+    hours : float, optional
+    length : int, optional
+        Sessions and training images: of the new subject where there is one, else of all.
+    start : str
+        Weights to begin with.
+    epochs, seed : int, optional
+        Instead of the recipe's.
+    baselines : bool
+    device : str
+    restart : bool
+    """
+
+    subjects: tuple[str, ...] = ()
+    new_subject: str = ""
+    hours: float | None = None
+    length: int | None = None
+    start: str = ""
+    epochs: int | None = None
+    seed: int | None = None
+    baselines: bool = True
+    device: str = "auto"
+    restart: bool = False
+
+
+def train_fmri(recipe_name: str | Path, data: Path | None, out: Path, options: BrainOptions) -> int:
+    """Train, score and write; return the exit code (0 done, 75 stopped and resumable)."""
+    recipe = load_recipe(recipe_name)
+    if not isinstance(recipe, FmriRecipe):
+        raise TypeError("a recipe of images from fMRI")
+    if data is None:
+        raise RecipeError(
+            "CHI-RC-155",
+            f"recipe '{recipe.name}' trains on betas.",
+            "Give their folder: chiasm train RECIPE DATA OUT. `chiasm phantom nsd DATA` makes a synthetic one.",
+        )
+    settings = _settings(recipe, options)
+    device = devices_of(options.device, 1)[0]
+    encoder = load_encoder(recipe, device)  # missing weights are said before anything is read
+    start = find(_as_name(options.start)) if options.start else None
+    if start is not None:
+        check_synthetic(start.config, recipe.pipeline, is_phantom(data))
+    if options.restart:
+        for folder in (out / "fit", out / "adapt"):
+            forget(folder)
+    run = _Run(recipe, settings, data, out, options, device, encoder)
+    with stop_signal() as stopped:
+        trained = run.trained(start, stopped)
+        if trained is None:
+            say("Stopped. What is done is kept; the same command goes on from here.")
+            return EXIT_STOPPED
+    run.report(*trained)
+    return 0
+
+
+def _settings(recipe: FmriRecipe, options: BrainOptions) -> FmriTraining:
+    block = dict(recipe.training or {})
+    for name in ("epochs", "seed"):
+        if getattr(options, name) is not None:
+            block[name] = getattr(options, name)
+    if not options.new_subject:
+        block |= {name: getattr(options, name) for name in ("hours", "length") if getattr(options, name) is not None}
+    if options.new_subject and recipe.network_kind == "mindeye":
+        raise RecipeError(
+            "CHI-RC-156",
+            "MindEye has one subject and no part that subjects share.",
+            "Train it on the new subject itself, or take a MindEye2 or MindBridge recipe.",
+        )
+    return read_training(block, name=recipe.name)
+
+
+def _as_name(start: str) -> str:
+    return f"./{start}" if Path(start).is_dir() and not start.startswith(("./", "../", "~/", "/")) else start
+
+
+class _Run:
+    """One training on disk: ``betas/`` (gathered), ``fit/``, ``adapt/``, ``results.json``, ``report.html``, ``weights/``."""
+
+    def __init__(
+        self,
+        recipe: FmriRecipe,
+        settings: FmriTraining,
+        root: Path,
+        out: Path,
+        options: BrainOptions,
+        device: str,
+        encoder: TargetEncoder,
+    ) -> None:
+        self.recipe, self.settings, self.root, self.out = recipe, settings, root, out
+        self.options, self.device, self.encoder = options, device, encoder
+
+    def trained(
+        self, start: WeightsFolder | None, stopped: Callable[[], bool]
+    ) -> tuple[BrainModel, Prepared, Mapping[str, torch.Tensor]] | None:
+        """Train on the subjects, then adapt; None where it was stopped."""
+        newcomer = chosen_subjects(self.root, [self.options.new_subject])[0] if self.options.new_subject else ""
+        names = [name for name in chosen_subjects(self.root, self.options.subjects) if name != newcomer]
+        carried: Mapping[str, torch.Tensor] = {}
+        if start is not None:
+            model = load_trained(self.recipe, start, self.device).model
+            carried = read_tensors(start.files["scalers"]) if "scalers" in start.files else {}
+            names = [name for name in names if name in model.n_voxels] if newcomer else names
+        prepared = prepare(self.root, names, self.recipe, self.settings, cache=self.out / "betas") if names else None
+        if start is None:
+            if prepared is None:
+                raise RecipeError("CHI-RC-156", "no subject is left to train on.", "Name others with --subjects.")
+            torch.manual_seed(self.settings.seed)
+            model = build_model(self.recipe, prepared.n_voxels).to(self.device)
+        if start is None or not newcomer:
+            if prepared is None:
+                raise RecipeError("CHI-RC-156", "no subject is left to train on.", "Name others with --subjects.")
+            fitted = self._fit(model, prepared, stopped)
+            if fitted is None:
+                return None
+            model = fitted
+        if newcomer:
+            settings = replace_settings(self.settings, hours=self.options.hours, length=self.options.length)
+            new = prepare(self.root, [newcomer], self.recipe, settings, cache=self.out / "betas")
+            adapted = adapt(model, new, prepared, self.recipe, settings, run=self._loop(stopped, self.out / "adapt"))
+            if adapted is None:
+                return None
+            model, prepared = adapted, new
+        if prepared is None:
+            raise RecipeError("CHI-RC-156", "no subject is left to score.", "Name others with --subjects.")
+        return model, prepared, carried
+
+    def _fit(self, model: BrainModel, prepared: Prepared, stopped: Callable[[], bool]) -> BrainModel | None:
+        say(
+            f"{prepared.data.layout}: subjects {', '.join(prepared.subjects)}; "
+            f"{sum(len(one.train) for one in prepared.subjects.values()):,} training images; "
+            f"{self.recipe.network_kind}, {count_parameters(model):,} parameters on {self.device}."
+        )
+        if model.kind == "ridge":
+            return fit_ridge_model(model, prepared, self._targets(prepared), self.settings)
+        return self._loop(stopped, self.out / "fit")(model, prepared, self.settings)
+
+    def _targets(self, prepared: Prepared) -> TargetTable:
+        images = needed_images(prepared)
+        space = target_space(self.recipe.target)
+        table = encode(self.encoder, prepared.stimuli, images, size=space.pixels)
+        return TargetTable(images, lambda places: table[torch.from_numpy(places)])
+
+    def _latents(self, prepared: Prepared) -> TargetTable | None:
+        encoder = load_latents(self.recipe, self.device)
+        if encoder is None:
+            return None
+        space, images = target_space(self.recipe.low_level or ""), needed_images(prepared)
+        table = space.as_latents(encode(encoder, prepared.stimuli, images, size=space.pixels))
+        return TargetTable(images, lambda places: table[torch.from_numpy(places)])
+
+    def _loop(
+        self, stopped: Callable[[], bool], folder: Path
+    ) -> Callable[[BrainModel, Prepared, FmriTraining], BrainModel | None]:
+        def run(model: BrainModel, prepared: Prepared, settings: FmriTraining) -> BrainModel | None:
+            sources = {name: one.source for name, one in prepared.subjects.items()}
+            stream = TrialStream(
+                sources,
+                batch_size=settings.batch_size,
+                repeats=self.recipe.betas.train_repeats,
+                seed=settings.seed,
+            )
+            targets = self._targets(prepared)
+            data = FitData(stream=stream, targets=targets, latents=self._latents(prepared))
+            identity = f"{self.recipe.sha256()}/{self.encoder.sha256}/{sorted(prepared.n_voxels.items())}"
+            try:
+                fitted = fit(
+                    model,
+                    data,
+                    settings,
+                    folder=folder,
+                    identity=identity,
+                    validate=validator(prepared, targets, self.recipe),
+                    stopped=stopped,
+                    tell=_progress(),
+                )
+            finally:
+                stream.close()
+            return fitted.model if fitted.finished else None
+
+        return run
+
+    def report(self, model: BrainModel, prepared: Prepared, carried: Mapping[str, torch.Tensor]) -> None:
+        """Score on the test images, once; write table, page and weights."""
+        from ...reports.fmri_study import write_fmri_study_report
+
+        phantom = is_phantom(self.root)
+        maker = load_maker(self.recipe, self.encoder, self.device)
+        study = run_study(
+            model,
+            prepared,
+            self.recipe,
+            self.settings,
+            maker,
+            root=self.root if phantom else None,
+            baselines=self.options.baselines,
+        )
+        results = {**self._about(prepared, phantom), **study.numbers}
+        write_json(self.out / "results.json", results)
+        about = {"phantom": phantom, "target_sha256": self.encoder.sha256, "scores": study.card, "carried": carried}
+        weights = export(model, self.recipe, self.settings, prepared, self.out, about=about)
+        pages = write_fmri_study_report(self.out, results, study.pictures)
+        show(results)
+        say(f"\nweights: {weights}\nreport: {pages[0]}")
+
+    def _about(self, prepared: Prepared, phantom: bool) -> dict[str, Any]:
+        data = prepared.data
+        return {
+            "recipe": {"name": self.recipe.name, "title": self.recipe.title, "sha256": self.recipe.sha256()},
+            "data": {"layout": data.layout, "phantom": phantom, "notes": list(data.notes)},
+            "betas": self.recipe.betas.model_dump(mode="json"),
+            "reconstruction": self.recipe.reconstruction.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json"),
+            "network": {"kind": self.recipe.network_kind, **self.recipe.components["network"].parameters},
+            "citations": list(self.recipe.citations),
+            "methods": self.recipe.methods,
+            "command": _command(self.recipe, self.options),
+            "versions": {
+                "chiasm": __version__,
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in ("torch", "numpy")},
+            },
+        }
+
+
+def replace_settings(settings: FmriTraining, **changes: Any) -> FmriTraining:
+    """Return settings with some fields changed."""
+    return settings.model_copy(update=changes)
+
+
+def _command(recipe: FmriRecipe, options: BrainOptions) -> str:
+    parts = [f"chiasm train {recipe.name} DATA OUT"]
+    if options.subjects:
+        parts.append("--subjects " + " ".join(options.subjects))
+    for flag, value in (
+        ("--new-subject", options.new_subject),
+        ("--hours", options.hours),
+        ("--length", options.length),
+        ("--epochs", options.epochs),
+        ("--seed", options.seed),
+    ):
+        if value not in (None, ""):
+            parts.append(f"{flag} {value}")
+    return " ".join(parts) + (" --from WEIGHTS" if options.start else "")
+
+
+def _progress() -> Callable[[int, int, float], None]:
+    """Say how far it is, at most every half minute and at the end."""
+    import time
+
+    last = [0.0]
+
+    def tell(epoch: int, epochs: int, left: float) -> None:
+        now = time.monotonic()
+        if epoch == epochs or now - last[0] > 30:
+            last[0] = now
+            say(f"epoch {epoch} of {epochs}, about {left / 60:.1f} min left")
+
+    return tell

@@ -1,0 +1,178 @@
+"""From a data folder to what a fit reads: subjects, split, scalers, targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ....data.datasets.fmri import open_decoding_set, subject_names
+from ....data.errors import InputError, did_you_mean
+from ....data.fmri.decoding_set import BrainSubject, DecodingSet, Stimuli
+from ....data.fmri.scaling import VoxelScaler, fit_scaler
+from ....data.fmri.stimulus_splits import check_disjoint, hold_out
+from ....data.fmri.trials import TRAIN, ImageTrials, Trials, by_image
+from ....encoders.target_spaces import TargetEncoder
+from ...fmri_recipe import FmriRecipe
+from .settings import FmriTraining
+from .streams import SubjectSource
+
+CODES: dict[str, str] = {
+    "CHI-IN-340": "A subject that was asked for is not in the data.",
+    "CHI-IN-341": "Images cannot be trained on: the data set has no stimuli, or no trials to train or test with.",
+}
+PIXEL_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedSubject:
+    """One subject, ready to be trained on.
+
+    Parameters
+    ----------
+    subject : BrainSubject
+        With the validation side held out.
+    scaler : VoxelScaler
+    train, validation, test : ImageTrials
+    """
+
+    subject: BrainSubject
+    scaler: VoxelScaler
+    train: ImageTrials
+    validation: ImageTrials
+    test: ImageTrials
+
+    @property
+    def source(self) -> SubjectSource:
+        """What training batches are drawn from."""
+        return SubjectSource(subject=self.subject, images=self.train, scaler=self.scaler)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """A data set, ready to be trained on."""
+
+    data: DecodingSet
+    stimuli: Stimuli
+    subjects: Mapping[str, PreparedSubject]
+
+    @property
+    def n_voxels(self) -> dict[str, int]:
+        """Subject -> voxels."""
+        return {name: one.subject.n_voxels for name, one in self.subjects.items()}
+
+
+def chosen_subjects(root: Path, wanted: Sequence[str]) -> list[str]:
+    """Return the labels in the data for what was written: ``1``, ``01`` and ``sub-01`` are the same.
+
+    Raises
+    ------
+    InputError
+        ``CHI-IN-340``.
+    """
+    names = subject_names(root)
+    if not wanted:
+        return names
+    short = {_short(name): name for name in names}
+    absent = [one for one in wanted if _short(one) not in short]
+    if absent:
+        raise InputError(
+            "CHI-IN-340",
+            f"not in the data: subject {', '.join(absent[:8])}.{did_you_mean(absent[0], names)}",
+            f"There are: {', '.join(names)}.",
+        )
+    return [short[_short(one)] for one in wanted]
+
+
+def prepare(
+    root: Path, subjects: Sequence[str], recipe: FmriRecipe, settings: FmriTraining, *, cache: Path
+) -> Prepared:
+    """Open the data, check and complete the split, fit the scalers.
+
+    Raises
+    ------
+    InputError, SeveralErrors
+        What the readers say, ``CHI-IN-270`` a stimulus on two sides, ``CHI-IN-341``.
+    """
+    data = open_decoding_set(root, subjects=tuple(subjects), roi=recipe.betas.roi, cache=cache)
+    if data.stimuli is None:
+        raise InputError("CHI-IN-341", "the data set has no stimuli.", "Add the images that were shown.")
+    check_disjoint(data.subjects)
+    found = {}
+    for subject in data.subjects:
+        trials = subject.trials
+        if settings.hours is not None:
+            # A session is an hour of scanning; a test image stays whenever it was shown.
+            trials = trials.where((trials.split != TRAIN) | (trials.session <= round(settings.hours)))
+        if settings.length is not None:
+            trials = _first_images(trials, settings.length)
+        if not len(trials.of("val")) and settings.validation_share:
+            trials = hold_out(trials, settings.validation_share, settings.seed)
+        subject = replace(subject, trials=trials)
+        sides = {side: by_image(trials.of(side)) for side in ("train", "val", "test")}
+        if len(sides["train"]) < 4 or not len(sides["test"]):
+            raise InputError(
+                "CHI-IN-341",
+                f"subject {subject.name} has {len(sides['train'])} training and {len(sides['test'])} test images.",
+                "Both sides are needed: write a split column, or give all sessions.",
+            )
+        found[subject.name] = PreparedSubject(
+            subject=subject,
+            scaler=fit_scaler(subject.betas, trials, recipe.betas.scaling),
+            train=sides["train"],
+            validation=sides["val"],
+            test=sides["test"],
+        )
+    return Prepared(data=data, stimuli=data.stimuli, subjects=found)
+
+
+class TargetTable:
+    """Targets of stimuli, by their numbers.
+
+    Parameters
+    ----------
+    images : ndarray of int64, shape (n,)
+    read : callable
+        Positions in `images` -> targets (k, ...), float32.
+    """
+
+    def __init__(self, images: NDArray[np.int64], read: Callable[[NDArray[np.int64]], Tensor]) -> None:
+        self.images, self._read = images, read
+        self._place = {int(image): place for place, image in enumerate(images)}
+
+    def __call__(self, images: NDArray[np.int64]) -> Tensor:
+        """Return the targets of some stimuli."""
+        return self._read(np.array([self._place[int(image)] for image in images], dtype=np.int64))
+
+
+def needed_images(prepared: Prepared, *, sides: Sequence[str] = ("train", "validation", "test")) -> NDArray[np.int64]:
+    """Return the numbers of all stimuli that a fit and its evaluation look at, ascending."""
+    numbers = [getattr(one, side).image for one in prepared.subjects.values() for side in sides]
+    return np.unique(np.concatenate(numbers))
+
+
+def encode(encoder: TargetEncoder, stimuli: Stimuli, images: NDArray[np.int64], *, size: int) -> Tensor:
+    """Return the targets of stimuli, in memory, float32."""
+    parts = []
+    for start in range(0, len(images), PIXEL_BATCH):
+        pixels = torch.from_numpy(stimuli.read(images[start : start + PIXEL_BATCH], size=size))
+        with torch.no_grad():
+            parts.append(encoder(pixels).float().cpu())
+    return torch.cat(parts)
+
+
+def _first_images(trials: Trials, length: int) -> Trials:
+    """Keep the training trials of the images that were seen first."""
+    train = trials.of("train")
+    images, first = np.unique(train.image, return_index=True)
+    kept = images[np.argsort(first)][:length]
+    return trials.where((trials.split != TRAIN) | np.isin(trials.image, kept))
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("sub-").removeprefix("subj").lstrip("0") or "0"
