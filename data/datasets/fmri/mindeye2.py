@@ -21,6 +21,7 @@ from ...containment import contained, entries
 from ...errors import ChiasmError, InputError, SeveralErrors
 from ...fmri.betas import check_rows
 from ...fmri.decoding_set import BrainSubject, DecodingSet
+from ...fmri.events import repeat_numbers
 from ...fmri.npy import array_error, npy_array
 from ...fmri.scattered_betas import TableBetas
 from ...fmri.stimuli import Hdf5Stimuli, check_images
@@ -185,13 +186,6 @@ def _trials(table: NDArray[np.int64], side: NDArray[np.int64], label: str) -> Tr
             f"{n} trials of subject {label} are listed twice.",
             "A session may be in train and in test, or one tar under two names: fetch them again.",
         )
-    return Trials(row=row, image=image, session=session, repeat=repeats(image), split=side[order].astype(np.int8))
-
-
-def repeats(image: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how often each image came before, trials being in order."""
-    order = np.argsort(image, kind="stable")
-    starts = np.flatnonzero(np.diff(image[order], prepend=-1))
-    found = np.empty(len(image), dtype=np.int64)
-    found[order] = np.arange(len(image)) - np.repeat(starts, np.diff([*starts, len(image)]))
-    return found
+    return Trials(
+        row=row, image=image, session=session, repeat=repeat_numbers(image), split=side[order].astype(np.int8)
+    )
