@@ -38,6 +38,10 @@ class ManifestEntry(BaseModel):
         "two-stream",
         "whisper",
         "whisper-encoder",
+        "mindeye",
+        "mindeye-low-level",
+        "mindeye2",
+        "mindbridge",
     ]
     parameters: dict[str, Any] = Field(default_factory=dict)
     channels: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from ..manifest import ManifestEntry
 from ..safetensors_header import read_header
 from ..tensors import check_fit, read_tensors, write_folder
 from ..weights import sha256_of
+from .brain import FORMATS, brain_parts
 from .child import read_foreign
 from .keys import RENAME
 
@@ -111,22 +112,27 @@ def convert(source: Path, folder: Path, description: Description) -> list[str]:
     Raises
     ------
     WeightsError, SeveralErrors
-        ``CHI-WT-005`` and ``CHI-WT-010`` to ``CHI-WT-016``.
+        ``CHI-WT-005``, ``CHI-WT-010`` to ``CHI-WT-016`` and, of brain networks, ``CHI-WT-052`` to ``CHI-WT-055``.
     """
     notes: list[str] = []
     parts: dict[str, dict[str, Tensor]] = {}
-    errors = []
+    config = description.config()
+    errors: list[WeightsError] = []
     for part, path in _sources(source, description.files or {"model": ""}).items():
         try:
             _check_hash(path, description.hashes.get(part))
-            parts[part] = _fitting(_read(path, notes), description, path.name, notes)
+            tensors = _read(path, notes)
+            if description.kind in FORMATS:
+                found = brain_parts(tensors, description.kind, description.parameters, name=path.name, notes=notes)
+                parts |= found.parts
+                config |= found.config
+            else:
+                parts[part] = _fitting(tensors, description, path.name, notes)
         except WeightsError as error:
             errors.append(error)
     if errors:
         raise errors[0] if len(errors) == 1 else SeveralErrors(errors)
-    write_folder(
-        folder, parts, description.config(), model_card(folder.name, description, notes), half=description.half
-    )
+    write_folder(folder, parts, config, model_card(folder.name, description, notes), half=description.half)
     return notes
 
 

@@ -24,6 +24,12 @@ def without_wrappers(state: Mapping[str, Value]) -> dict[str, Value]:
     return names
 
 
+def without_wrapper_parts(state: Mapping[str, Value]) -> dict[str, Value]:
+    """Drop the same words wherever they stand: some parts of a model may have been wrapped on their own, others not."""
+    words = {prefix.removesuffix(".") for prefix in _WRAPPER_PREFIXES}
+    return {".".join(part for part in name.split(".") if part not in words): value for name, value in state.items()}
+
+
 def swin_unetr(state: Mapping[str, Value]) -> dict[str, Value]:
     """Names of a whole Swin UNETR (BraTS 2021 folds, BTCV): wrappers dropped, old spellings replaced."""
     return {_swin_name(name): value for name, value in without_wrappers(state).items()}
