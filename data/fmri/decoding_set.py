@@ -65,6 +65,8 @@ class BrainSubject:
         Named parts of the voxels.
     normalised : bool
         The data set says that its betas are z-scored already.
+    ncsnr : ndarray of float32, shape (V,), optional
+        Ratio of the standard deviations of signal and noise of each voxel, where the data set has it (NSD).
     files : tuple of Path
         What was read, for hashes.
     """
@@ -75,6 +77,7 @@ class BrainSubject:
     mask: VoxelMask | None = None
     rois: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     normalised: bool = False
+    ncsnr: NDArray[np.float32] | None = None
     files: tuple[Path, ...] = ()
 
     @property
