@@ -1,6 +1,7 @@
 """From an image to what a patch of visual cortex is driven by: Gabor energies, brightness and colour on a retinotopic grid.
 
-The constants were fixed before any decoder was tuned, from the literature on human visual cortex and not from a score.
+The constants were fixed before any decoder was tuned: from the literature on human visual cortex and, where that leaves a
+range, at the end that gives the responses more dimensions (small images have few).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class ForwardModel:
     field_deg : float
         Side of the stimuli in degrees: 8.4, as in NSD (Allen et al. 2022).
     frequencies : tuple of float
-        Gabor frequencies in cycles per degree, one octave apart; the finest is below half of Nyquist (3.8) at 64 pixels.
+        Gabor frequencies in cycles per degree, one octave apart; the finest is below the Nyquist of images of
+        28 pixels (1.7) shown at this size.
     orientations : int
         Four: tuning curves of orientation channels (about 40 degrees wide) overlap at this spacing.
     bandwidth : float
@@ -41,20 +43,22 @@ class ForwardModel:
     exponent : float
         Compression of spatially summed drive: 0.5 (Kay et al. 2013 find 0.3 to 0.7 from V1 to VO).
     rf_base_deg, rf_slope : tuple of float
-        Receptive field size = base + slope x eccentricity for V1, V2, V3, hV4, and lateral cortex (Dumoulin and Wandell 2008; Kay 2013).
+        Receptive field size = base + slope x eccentricity for V1, V2, V3, hV4, and lateral and ventral cortex: the smaller of
+        published estimates (Kay et al. 2013; Benson et al. 2018).
     rf_scatter : float
         Scatter of centres about the map, relative to size; 0.5, as between neighbouring voxels.
     orientation_gain, frequency_octaves, colour_gain : float
-        How strongly voxels prefer an orientation (voxels average many columns: weakly); width of their spatial-frequency tuning;
-        weight of brightness and colour beside contrast energy.
+        How strongly voxels prefer an orientation, 0 to 1 (V1's bias at 1.8 mm is weaker; it stands for all local structure that
+        four orientations cannot express); width of their spatial-frequency tuning; weight of brightness and colour beside
+        contrast energy.
     embedding : int
         Dimensions of the category space; the leading 4 to 8 are consistent between people (Huth et al. 2012).
     shape_gain : float
         Graded selectivity inside a category, relative to that between categories.
     shape_dimensions : int
-        Dimensions of the shape space that grades it.
+        Dimensions of the shape space that grades it: 48, about as many as objects need (Hebart et al. 2020 find 49).
     smooth_mm, smooth_share : float
-        Length over which tuning changes on the sheet, and its share of the variance; the rest is the voxel's own.
+        Length over which preferences change on the sheet, and its share of their variance; the rest is the voxel's own.
     noise_ceiling : float
         Median share of explainable variance of three-repeat means, in percent: 40; range 5 to 75 (NSD, nsdgeneral).
     ceiling_spread : float
@@ -77,26 +81,26 @@ class ForwardModel:
     """
 
     field_deg: float = 8.4
-    frequencies: tuple[float, ...] = (0.45, 0.9, 1.8)
+    frequencies: tuple[float, ...] = (0.35, 0.7, 1.4)
     orientations: int = 4
     bandwidth: float = 0.56
-    rings: int = 12
-    angles: int = 24
+    rings: int = 14
+    angles: int = 36
     magnification_deg: float = 0.75
     semisaturation: float = 0.1
     normalisation_deg: float = 0.6
     exponent: float = 0.5
-    rf_base_deg: tuple[float, ...] = (0.25, 0.35, 0.5, 0.8, 1.0)
-    rf_slope: tuple[float, ...] = (0.10, 0.13, 0.18, 0.30, 0.40)
+    rf_base_deg: tuple[float, ...] = (0.15, 0.2, 0.3, 0.5, 0.7)
+    rf_slope: tuple[float, ...] = (0.06, 0.08, 0.12, 0.2, 0.3)
     rf_scatter: float = 0.5
-    orientation_gain: float = 0.5
-    frequency_octaves: float = 0.8
+    orientation_gain: float = 0.8
+    frequency_octaves: float = 0.5
     colour_gain: float = 0.3
     embedding: int = 6
-    shape_gain: float = 0.5
-    shape_dimensions: int = 12
+    shape_gain: float = 1.0
+    shape_dimensions: int = 48
     smooth_mm: float = 4.0
-    smooth_share: float = 0.6
+    smooth_share: float = 0.3
     noise_ceiling: float = 40.0
     ceiling_spread: float = 0.9
     repetition_s: float = 1.6

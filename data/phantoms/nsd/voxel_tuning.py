@@ -128,7 +128,7 @@ def _place_drive(driven: Values, tuning: Tuning, model: ForwardModel) -> Values:
     pool = area * np.exp(-0.5 * squared / tuning.size_deg[:, None] ** 2)
     pool = (pool / np.maximum(pool.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32)
     summed = np.zeros((len(driven), len(pool)), dtype=np.float32)
-    for channel in range(driven.shape[1]):
+    for channel in np.flatnonzero(driven.any(axis=(0, 2))):  # grey images have no colour
         summed += (driven[:, channel] @ pool.T) * tuning.channel_weights[:, channel]
     return summed**model.exponent
 
