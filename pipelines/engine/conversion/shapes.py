@@ -51,6 +51,7 @@ class Shapes:
             raise WeightsError(
                 "CHI-WT-052",
                 f"tensors that say how large the network is are missing: {', '.join(dict.fromkeys(self._missing))}.",
-                "Check that the file is of this kind and is the whole checkpoint.",
+                "Check that the file is of this kind and whole; "
+                "a width that no tensor shows is given with --parameters '{\"width\": 768}'.",
                 file=self._name,
             )
