@@ -89,7 +89,7 @@ def draw_mixco(
     else:
         permutation = torch.empty(batch, dtype=torch.int64)
         groups = groups.cpu()
-        for group in groups.unique():
+        for group in sorted(set(groups.tolist())):
             rows = (groups == group).nonzero()[:, 0]
             permutation[rows] = rows[torch.randperm(len(rows), generator=generator)]
     return MixDraw(beta=torch.where(selected, drawn, 1.0), selected=selected, permutation=permutation)
