@@ -16,6 +16,7 @@ from torch import Tensor
 from ....data.errors import SeveralErrors, WeightsError
 from ..brain_weights import build_brain, build_prior
 from ..tensors import check_fit
+from . import mindbridge_checkpoints as mindbridge
 from . import mindeye_checkpoints as mindeye
 from .prior_checkpoints import prior_parameters, with_own_schedule
 
@@ -43,6 +44,8 @@ class CheckpointFormat:
         Parameters of the prior that shapes do not show.
     config : mapping
         What else the weights folder's config says: target space, region, scaling.
+    subjects : callable, optional
+        Tensors of the network -> labels of its subjects, where their names have them (``mindbridge.with_subjects`` gives others).
     """
 
     split: Callable[[Mapping[str, Any]], dict[str, dict[str, Any]]]
@@ -50,6 +53,7 @@ class CheckpointFormat:
     voxels: Callable[[Mapping[str, Tensor], str], list[int]]
     prior: Mapping[str, Any]
     config: Mapping[str, Any]
+    subjects: Callable[[Mapping[str, Tensor]], list[str]] | None = None
 
 
 FORMATS: dict[str, CheckpointFormat] = {
@@ -73,6 +77,14 @@ FORMATS: dict[str, CheckpointFormat] = {
         voxels=mindeye.mindeye2_voxels,
         prior={"embed_scale": 1.0},
         config={"target": {"name": "openclip-bigg-14"}, "roi": "nsdgeneral", "scaling": "session-zscore"},
+    ),
+    "mindbridge": CheckpointFormat(
+        split=mindbridge.mindbridge_parts,
+        parameters=mindbridge.mindbridge_parameters,
+        voxels=mindbridge.mindbridge_voxels,
+        prior={},
+        config={"target": {"name": "clip-vit-l14-vd"}, "roi": "nsdgeneral", "scaling": "session-zscore"},
+        subjects=mindbridge.mindbridge_subjects,
     ),
 }
 """Kind of brain network -> its published form."""
@@ -127,7 +139,11 @@ def brain_parts(
     hints = {"width": (config["prior"] or {}).get("dim"), **given}
     found = form.parameters(parts["model"], hints, name)
     config["parameters"] = {**found, **{key: value for key, value in given.items() if key not in {"subjects", "prior"}}}
-    config["n_voxels"] = _subjects(form.voxels(parts["model"], name), given.get("subjects"), name)
+    own = form.subjects(parts["model"]) if form.subjects else None
+    config["n_voxels"] = _subjects(form.voxels(parts["model"], name), given.get("subjects") or own, name)
+    if own is not None:
+        labels = dict(zip(own, config["n_voxels"], strict=True))
+        parts = {**parts, "model": mindbridge.with_subjects(parts["model"], labels)}
     parts = _fitted(parts, kind, config, name)
     return Converted(parts=parts, config=config)
 
@@ -141,7 +157,7 @@ def _subjects(voxels: list[int], labels: Any, name: str) -> dict[str, int]:
     if len(labels) != len(voxels) or len(set(labels)) != len(labels):
         raise WeightsError(
             "CHI-WT-055",
-            f"{len(labels)} subjects are named ({', '.join(map(str, labels))[:200]}) and the file has {len(voxels)} linear layers.",
+            f"{len(labels)} subjects are named ({', '.join(map(str, labels))[:200]}) and the file has layers of {len(voxels)}.",
             "Name each once, in the order of training.",
             file=name,
         )
