@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...data.atomic import write_bytes, write_text
+from ...data.atomic import write_text
 from ...data.errors import WeightsError
 from .safetensors_header import read_header
+from .safetensors_writer import write_safetensors
 from .weights import MODEL_FILE, sha256_of
 
 CONSTANT_BUFFERS = ("relative_position_index", "num_batches_tracked")
@@ -117,16 +118,10 @@ def write_folder(
     half : bool
         Whether floating-point tensors are stored as float16.
     """
-    from safetensors.torch import save
-
     files = {part: MODEL_FILE if part == "model" else f"{part}.safetensors" for part in parts}
     hashes = {}
     for part, tensors in parts.items():
-        kept = {
-            name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().clone().contiguous()
-            for name, tensor in tensors.items()
-        }
-        write_bytes(folder / files[part], save(kept))
+        write_safetensors(folder / files[part], tensors, half=half)
         hashes[files[part]] = sha256_of(folder / files[part])
     write_text(folder / "README.md", card)
     whole = {**config, "sha256": hashes, **({} if set(parts) == {"model"} else {"files": files})}
