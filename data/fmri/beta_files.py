@@ -46,6 +46,8 @@ class BetaVolumes:
         The file's spatial axes are the mask's, the other way round (HDF5 as NSD's Matlab wrote it).
     key : str
         Of an HDF5 table; empty for NIfTI.
+    whole_scale : float
+        What whole numbers without a scale of their own are divided by.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class BetaVolumes:
     n_trials: int
     reversed_axes: bool
     key: str
+    whole_scale: float
 
     def chunks(self, inside: NDArray[np.bool_]) -> Iterator[NDArray[np.float32]]:
         """Yield the betas of the mask's voxels, (k, V), trials in order and voxels in the mask's C order.
@@ -89,13 +92,13 @@ class BetaVolumes:
                     stored = block.view(header.dtype)[flat]
                     row[:] = stored if plain else stored.astype(np.float64) * header.slope + header.inter
                 if plain and header.dtype.kind in "iu":
-                    out /= np.float32(INT16_SCALE)
+                    out /= np.float32(self.whole_scale)
                 yield out
 
     def _from_hdf5(self, places: tuple[NDArray[np.int64], ...]) -> Iterator[NDArray[np.float32]]:
         axes = places[::-1] if self.reversed_axes else places
         with open_table(self.path, self.key, relative=self.relative) as table:
-            scale = np.float32(INT16_SCALE if table.dtype.kind in "iu" else 1)
+            scale = np.float32(self.whole_scale if table.dtype.kind in "iu" else 1)
             volume_bytes = math.prod(table.shape[1:]) * table.dtype.itemsize
             packed = table.chunks[0] if table.chunks else 1
             step = max(packed, _BLOCK_BYTES // volume_bytes // packed * packed, 1)
@@ -121,7 +124,9 @@ def _by_slabs(table: Any, axes: tuple[NDArray[np.int64], ...]) -> NDArray[np.flo
     return out
 
 
-def open_volumes(path: Path, shape: tuple[int, ...], *, key: str = "betas", relative: str = "") -> BetaVolumes:
+def open_volumes(
+    path: Path, shape: tuple[int, ...], *, key: str = "betas", whole_scale: float = 1.0, relative: str = ""
+) -> BetaVolumes:
     """Open a file of betas and check that its volumes lie on the mask's grid.
 
     Parameters
@@ -132,6 +137,8 @@ def open_volumes(path: Path, shape: tuple[int, ...], *, key: str = "betas", rela
         (X, Y, Z) of the mask.
     key : str
         Of an HDF5 table.
+    whole_scale : float
+        What whole numbers without a scale of their own are divided by: `INT16_SCALE` for NSD.
     relative : str
         For messages.
 
@@ -147,13 +154,20 @@ def open_volumes(path: Path, shape: tuple[int, ...], *, key: str = "betas", rela
         if len(found) == 4 and found[1:] in {shape, shape[::-1]}:
             # Where both fit, NSD's own order is meant.
             return BetaVolumes(
-                path=path, relative=name, n_trials=found[0], reversed_axes=found[1:] == shape[::-1], key=key
+                path=path,
+                relative=name,
+                n_trials=found[0],
+                reversed_axes=found[1:] == shape[::-1],
+                key=key,
+                whole_scale=whole_scale,
             )
         raise _other_grid(found, (-1, *shape[::-1]), name)
     header = read_header(path, relative=name)
     if header.shape != shape:
         raise _other_grid(header.shape, shape, name)
-    return BetaVolumes(path=path, relative=name, n_trials=header.n_volumes, reversed_axes=False, key="")
+    return BetaVolumes(
+        path=path, relative=name, n_trials=header.n_volumes, reversed_axes=False, key="", whole_scale=whole_scale
+    )
 
 
 def gathered(

@@ -192,7 +192,11 @@ def _npy_header(path: Path, relative: str) -> tuple[tuple[int, int], np.dtype[np
 
 def _damaged(problem: str, relative: str) -> InputError:
     return InputError(
-        "CHI-IN-260", f"the betas cannot be used: {problem}.", "Save them again with numpy.", file=relative
+        "CHI-IN-260",
+        f"the betas cannot be used: {problem}.",
+        # betas[:, mask] gives Fortran order, in which a trial does not lie in one piece.
+        "Save them again: numpy.save(file, numpy.ascontiguousarray(betas)).",
+        file=relative,
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...containment import entries
 from ...errors import ChiasmError, InputError, SeveralErrors
-from ...fmri.beta_files import BetaVolumes, gathered, identity_of, mask_hash, open_volumes
+from ...fmri.beta_files import INT16_SCALE, BetaVolumes, gathered, identity_of, mask_hash, open_volumes
 from ...fmri.decoding_set import BrainSubject, DecodingSet
 from ...fmri.regions import Region, read_region, regions_within
 from ...fmri.stimuli import Hdf5Stimuli
@@ -191,7 +191,9 @@ def _session_files(folder: Path) -> dict[int, Path]:
 
 def _sessions(root: Path, folder: Path, region: Region) -> dict[int, BetaVolumes]:
     return {
-        number: open_volumes(path, region.grid.shape, relative=path.relative_to(root).as_posix())
+        number: open_volumes(
+            path, region.grid.shape, whole_scale=INT16_SCALE, relative=path.relative_to(root).as_posix()
+        )
         for number, path in _session_files(folder).items()
     }
 
