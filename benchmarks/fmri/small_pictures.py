@@ -29,12 +29,16 @@ class Pictures:
     shapes: np.ndarray
 
 
-def fashion(path: Path) -> np.ndarray:
-    """Fashion-MNIST images from an idx3 file, padded from 28 to 32, three equal channels."""
+def fashion(path: Path, *, padded: bool = False) -> np.ndarray:
+    """Fashion-MNIST images from an idx3 file, three equal channels.
+
+    As the phantoms show them and `small-16x64` takes them (28 to 64, then to 32, bicubic), or padded from 28 to 32.
+    """
     with gzip.open(path) as stream:
         data = stream.read()
     images = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28)
-    return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=3)
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2))) if padded else np.stack([_shown(image) for image in images])
+    return np.repeat(images[..., None], 3, axis=3)
 
 
 def emoji_files(folder: Path, *, even: bool) -> list[list[Path]]:
@@ -107,9 +111,13 @@ def gather(
 ) -> Pictures:
     """Read and draw all pictures; the same ones for the same seed."""
     rng = np.random.default_rng(seed)
-    return Pictures(
-        fashion=fashion(fashion_file), emoji=emoji(emoji_folder, n_emoji, rng), shapes=shapes(n_shapes, rng)
-    )
+    clothes = np.concatenate([fashion(fashion_file), fashion(fashion_file, padded=True)[::3]])
+    return Pictures(fashion=clothes, emoji=emoji(emoji_folder, n_emoji, rng), shapes=shapes(n_shapes, rng))
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    large = Image.fromarray(image).resize((64, 64), Resampling.BICUBIC)
+    return np.asarray(large.resize((SIZE, SIZE), Resampling.BICUBIC))
 
 
 def _draw_one(pen: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:

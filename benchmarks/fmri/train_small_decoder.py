@@ -37,6 +37,7 @@ def save(model: nn.Module, folder: Path, kind: str, training: Mapping[str, Any],
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().half().contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for its owner only
     about = {
         "kind": kind,
         "channels": ["red", "green", "blue"],

