@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate
+from torch.nn.functional import interpolate
 
 BASE_SIZE = 256
 """Side to which all images are brought first."""
@@ -115,11 +115,14 @@ def _grey(images: Tensor) -> Tensor:
 def _grey_similarity(a: Tensor, b: Tensor) -> Tensor:
     offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=a.dtype, device=a.device)
     window = torch.exp(-offsets.square() / (2 * SIGMA**2))
-    window = window / window.sum()
-    planes = torch.stack((a, b, a * a, b * b, a * b), dim=1).flatten(0, 1)[:, None]
-    # Only positions whose window lies inside the image count, so that no rule for borders is needed.
-    planes = conv2d(conv2d(planes, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-    mean_a, mean_b, aa, bb, ab = planes.unflatten(0, (len(a), 5)).squeeze(2).unbind(1)
+    # Only positions whose window lies inside the image count, so that no rule for borders is needed. Two products with a banded matrix
+    # are several times as fast as convolutions of single planes in float64.
+    size = a.shape[-1]
+    band = a.new_zeros(size - 2 * RADIUS, size)
+    for row in range(len(band)):
+        band[row, row : row + len(window)] = window / window.sum()
+    planes = band @ torch.stack((a, b, a * a, b * b, a * b), dim=1) @ band.T
+    mean_a, mean_b, aa, bb, ab = planes.unbind(1)
     c1, c2 = K1**2, K2**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
     structure = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a.square() + bb - mean_b.square() + c2)
