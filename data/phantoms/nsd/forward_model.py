@@ -37,7 +37,7 @@ class ForwardModel:
     magnification_deg : float
         ``a`` of M = k / (a + eccentricity): 0.75 (Horton and Hoyt 1991).
     semisaturation : float
-        Contrast at which divisive normalisation is half-way: 0.1, as V1 at middle contrasts (Heeger 1992).
+        Contrast of a grating at which divisive normalisation is half-way: 0.1 (Heeger 1992).
     normalisation_deg : float
         Standard deviation of the normalisation pool: some receptive fields wide.
     exponent : float
@@ -147,7 +147,7 @@ def channels(images: Images, model: ForwardModel) -> Values:
     Returns
     -------
     ndarray of float32, shape (n, energies + 5, places)
-        Energies frequency by frequency, divisively normalised (about 0 to their number), then `COLOURS` (0 to 1).
+        Energies frequency by frequency, divisively normalised (0 to about 1), then `COLOURS` (0 to 1).
     """
     places = _pixel_of_places(model)
     return np.concatenate([_channels(images[i : i + 64], model, places) for i in range(0, len(images), 64)])
@@ -164,10 +164,10 @@ def _channels(images: Images, model: ForwardModel, places: NDArray[np.int64]) ->
     padded = np.pad(luminance, ((0, 0), (pad, pad), (pad, pad)), mode="edge")
     spectrum = fft.fft2(padded)
     energy = np.stack([np.abs(fft.ifft2(spectrum * f)) ** 2 for f in filters], axis=1)
-    mean = fft.ifft2(fft.fft2(energy.mean(axis=1)) * pool).real
+    local = fft.ifft2(fft.fft2(energy.sum(axis=1)) * pool).real
     kept = slice(pad, pad + SIZE)
-    energy, mean = energy[..., kept, kept], np.maximum(mean[..., kept, kept], 0)
-    normalised = energy / (model.semisaturation**2 + mean[:, None])
+    energy, local = energy[..., kept, kept], np.maximum(local[..., kept, kept], 0)
+    normalised = energy / (model.semisaturation**2 + local[:, None])
     red_green, blue_yellow = red - green, blue - (red + green) / 2
     signs = [luminance, *(np.maximum(s * c, 0) for c in (red_green, blue_yellow) for s in (1, -1))]
     every = np.concatenate([normalised, np.stack(signs, axis=1)], axis=1)
@@ -200,6 +200,7 @@ def _filters(model: ForwardModel) -> tuple[list[NDArray[np.complex64]], Values, 
 
             centred = bump(frequency * np.cos(angle), frequency * np.sin(angle))
             flat = float(centred[0, 0])
-            filters.append((centred - flat * bump(0, 0)).astype(np.complex64))
+            # A grating of full contrast (0.5 about a mean of 0.5) has energy 1 in its own channel.
+            filters.append((4 * (centred - flat * bump(0, 0))).astype(np.complex64))
     pool = np.exp(-2 * (np.pi * model.normalisation_deg) ** 2 * (fx**2 + fy**2)).astype(np.float32)
     return filters, pool, pad

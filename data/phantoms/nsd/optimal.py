@@ -204,11 +204,18 @@ def optimal_retrieval(
     Returns
     -------
     ndarray of float64, shape (m, c)
-        Log-likelihoods; the highest of a row is the optimal decoder's choice.
+        Logarithms of the posterior over the candidates, all equally likely before. The highest of a row is the optimal
+        decoder's choice of an image, the highest of a column that of a brain response.
     """
+    from scipy.special import log_softmax
+
     decoder = OptimalDecoder(root)
     betas, count = decoder.observed(subject, images, repeats=repeats)
-    return decoder.log_likelihood(subject, betas, images if candidates is None else candidates, n_repeats=count)
+    chosen = images if candidates is None else candidates
+    posterior: NDArray[np.float64] = log_softmax(
+        decoder.log_likelihood(subject, betas, chosen, n_repeats=count), axis=1
+    )
+    return posterior
 
 
 def _name(subject: str) -> str:
