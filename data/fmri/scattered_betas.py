@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .betas import Betas, check_rows
+from .betas import Betas, check_finite, check_rows
 from .hdf5 import open_table
 
 CODES = {
-    "CHI-IN-284": "Betas hold values that are not finite.",
     "CHI-IN-285": "A file of betas changed or was cut off since it was opened.",
     "CHI-IN-286": "Parts of one subject's betas have different numbers of voxels.",
 }
@@ -64,7 +63,7 @@ class ScatteredBetas:
         Raises
         ------
         InputError
-            ``CHI-IN-261``, ``CHI-IN-284``, ``CHI-IN-285``.
+            ``CHI-IN-261``, ``CHI-IN-267``, ``CHI-IN-285``.
         """
         check_rows(rows, len(self.file))
         found = np.empty((len(rows), self.n_voxels), dtype=np.float32)
@@ -79,7 +78,7 @@ class ScatteredBetas:
                         found[row] = self._row(file.fileno(), int(offsets[row]), name)
             except OSError as error:
                 raise _changed(name) from error
-            require_finite(found[group], name)
+            check_finite(found[group], file=name)
         return found
 
     def _row(self, descriptor: int, offset: int, name: str) -> NDArray[Any]:
@@ -130,12 +129,12 @@ class TableBetas:
         Raises
         ------
         InputError
-            ``CHI-IN-261``, ``CHI-IN-262``, ``CHI-IN-284``.
+            ``CHI-IN-261``, ``CHI-IN-262``, ``CHI-IN-267``.
         """
         check_rows(rows, self._shape[0])
         with open_table(self.path, self.key, relative=self.relative) as table:
             found = read_runs(table, rows).astype(np.float32, copy=False)
-        require_finite(found, self.relative)
+        check_finite(found, file=self.relative)
         return found
 
 
@@ -164,7 +163,7 @@ class StackedBetas:
                 "All runs and sessions of a subject need one mask.",
                 file=relative,
             )
-        self.parts, self._n_voxels = tuple(parts), widths[0]
+        self.parts, self.relative, self._n_voxels = tuple(parts), relative, widths[0]
         self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
 
     @property
@@ -173,13 +172,20 @@ class StackedBetas:
         return int(self._starts[-1]), self._n_voxels
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return some rows."""
+        """Return some rows.
+
+        Raises
+        ------
+        InputError
+            ``CHI-IN-261``, ``CHI-IN-267``, and those of the parts.
+        """
         check_rows(rows, self.shape[0])
         found = np.empty((len(rows), self._n_voxels), dtype=np.float32)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owner):
             mine = np.flatnonzero(owner == number)
             found[mine] = self.parts[number].read(rows[mine] - self._starts[number])
+        check_finite(found, file=self.relative)
         return found
 
 
@@ -190,24 +196,6 @@ def read_runs(table: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
     once, back = np.unique(rows, return_inverse=True)
     runs = np.split(once, np.flatnonzero(np.diff(once) != 1) + 1)
     return np.concatenate([table[int(run[0]) : int(run[-1]) + 1] for run in runs])[back]
-
-
-def require_finite(values: NDArray[np.generic], relative: str) -> None:
-    """Refuse NaN and infinities.
-
-    Raises
-    ------
-    InputError
-        ``CHI-IN-284``.
-    """
-    if not np.isfinite(values).all():
-        n = int((~np.isfinite(values)).any(axis=-1).sum())
-        raise InputError(
-            "CHI-IN-284",
-            f"{n} of {int(np.prod(values.shape[:-1]))} rows that were read hold values that are not finite.",
-            "Leave such voxels out of the mask, or such trials out of the table, and write the betas again.",
-            file=relative,
-        )
 
 
 def _changed(name: str) -> InputError:

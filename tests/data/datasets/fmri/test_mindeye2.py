@@ -160,5 +160,5 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
         file["betas"][3, 1] = np.inf
     betas = mindeye2.open_set(root).subjects[0].betas
     betas.read(np.array([0, 1, 2]))
-    with pytest.raises(InputError, match="CHI-IN-284"):
+    with pytest.raises(InputError, match="CHI-IN-267"):
         betas.read(np.array([2, 3]))

@@ -256,7 +256,7 @@ def test_values_that_are_not_finite_are_refused_when_read(tmp_path: Path) -> Non
     values[1, 2] = np.nan
     write_tar(root / "webdataset_avg_split" / FIRST, [sample(70, 1, nsdgeneral__npy=npy(values))])
     brain = mindeye_tars.open_set(root).subjects[0]
-    with pytest.raises(InputError, match="CHI-IN-284"):
+    with pytest.raises(InputError, match="CHI-IN-267"):
         brain.betas.read(np.arange(3))
 
 
