@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,9 +14,9 @@ from torch.nn import functional
 
 from ....encoders.brain_tokens import BrainTokens
 from ....encoders.target_spaces import TargetEncoder
-from ....fusion.contrastive import flattened
 from ....heads.image_decoders.blend import blended
-from ....heads.image_decoders.interface import ImageDecoder
+from ....heads.image_decoders.interface import ImageDecoder, to_pixels
+from ....heads.image_decoders.select import candidate_seed, select_by_brain
 from ....heads.prior_samplers import noise_for
 from .items import Decoded, Images
 
@@ -146,6 +147,13 @@ class ImageMaker:
         self.spec: ReconstructionSpec = recipe.reconstruction
         self.encoder, self.decoder, self.latents = encoder, decoder, latents
 
+    def with_samples(self, samples: int) -> ImageMaker:
+        """Return the same with another number of samples, of which the first is kept where it is one."""
+        changed = copy.copy(self)
+        select = "none" if samples == 1 else self.spec.select
+        changed.spec = self.spec.model_copy(update={"samples": samples, "select": select})
+        return changed
+
     def make(self, model: BrainModel, predicted: Predicted, images: NDArray[np.int64], *, seed: int) -> Decoded:
         """Decode a subject's answers.
 
@@ -203,36 +211,34 @@ class ImageMaker:
         if self.spec.select == "mean":
             candidates = candidates.mean(0, keepdim=True)
         start = self._start(predicted, part)
-        start_image = None if start is None else _as_bytes(start)
+        start_image = None if start is None else to_pixels(start).numpy()
         if self.decoder is None:
             return None, candidates[0].numpy(), start_image, spread, np.full(len(numbers), np.nan)
         use_start = start if self.spec.start_strength < 1 else None
         text = None if predicted.text is None else predicted.text[part]
-        decoded, agreement = [], []
-        for index, one in enumerate(candidates if self.spec.select == "brain" else candidates[:1]):
-            pixels = self.decoder.decode(
+        shown = candidates if self.spec.select == "brain" else candidates[:1]
+        pixels = [
+            self.decoder.decode(
                 one,
                 text=text,
                 start=use_start,
                 start_strength=self.spec.start_strength,
-                seed=seed + 7919 * index,
+                seed=candidate_seed(seed, index),
                 indices=numbers.tolist(),
             )
-            decoded.append(pixels)
-            again = self.encoder(pixels)
-            agreement.append((flattened(again.cpu()) * flattened(projected)).sum(1))
-        cosines = torch.stack(agreement)
-        best = cosines.argmax(0)
+            for index, one in enumerate(shown)
+        ]
+        selection = select_by_brain(torch.stack(pixels, dim=1), projected, self.encoder)
         rows = torch.arange(len(numbers))
-        kept = torch.stack([pixels.cpu() for pixels in decoded])[best, rows]
+        images = selection.images
         if start is not None and self.spec.blend:
-            kept = blended(kept, start, share=self.spec.blend)
+            images = blended(images, start, share=self.spec.blend)
         return (
-            kept.numpy(),
-            candidates[best, rows].numpy(),
+            images.numpy(),
+            candidates[selection.chosen, rows].numpy(),
             start_image,
             spread,
-            cosines[best, rows].double().numpy(),
+            selection.cosines[rows, selection.chosen].double().numpy(),
         )
 
     def _start(self, predicted: Predicted, part: slice) -> Tensor | None:
@@ -257,8 +263,3 @@ def _spread(candidates: Tensor) -> NDArray[np.float64]:
     cosines = torch.einsum("sbd,tbd->bst", flat, flat)
     mean = (cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(1)) / (n * (n - 1))
     return np.asarray((1 - mean).numpy())
-
-
-def _as_bytes(image: Tensor) -> Images:
-    """Turn floats (B, 3, S, S) in [0, 1] into bytes (B, S, S, 3)."""
-    return np.asarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())

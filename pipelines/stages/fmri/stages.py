@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....data.atomic import write_bytes, write_json, write_tsv
 from ....data.datasets.fmri import open_decoding_set
@@ -26,7 +25,7 @@ from ...fmri_recipe import FmriRecipe
 from ..report import ASSETS, group_path, report_path
 from .components import TrainedModel
 from .importance import voxel_importance
-from .items import BetasCase, DecodedCase, Found, Images, WrittenCase
+from .items import BetasCase, DecodedCase, Images, WrittenCase
 from .predictor import predict
 from .scoring import score_subject
 
@@ -301,38 +300,3 @@ def _row(item: DecodedCase) -> dict[str, float | str]:
     if item.scores is not None:
         row |= {name: round(float(value), 4) for name, value in item.scores["summary"].items() if value is not None}
     return row
-
-
-def found_candidates(
-    projected: NDArray[np.float32],
-    bank: NDArray[np.float32],
-    numbers: NDArray[np.int64],
-    own: NDArray[np.int64],
-    k: int,
-) -> Found:
-    """Rank candidates by cosine with the brain's projected tokens.
-
-    Parameters
-    ----------
-    projected : ndarray, shape (m, N, d)
-    bank : ndarray, shape (c, N, d)
-        Tokens of the candidates.
-    numbers : ndarray of int64, shape (c,)
-        Their numbers.
-    own : ndarray of int64, shape (m,)
-        Number of the image that was shown, for its rank only.
-    k : int
-        How many are listed.
-    """
-    p = projected.reshape(len(projected), -1).astype(np.float64)
-    t = bank.reshape(len(bank), -1).astype(np.float64)
-    p /= np.linalg.norm(p, axis=1, keepdims=True) + 1e-12
-    t /= np.linalg.norm(t, axis=1, keepdims=True) + 1e-12
-    cosine = p @ t.T
-    order = np.argsort(-cosine, axis=1, kind="stable")
-    place = {int(number): index for index, number in enumerate(numbers)}
-    columns = np.array([place.get(int(one), -1) for one in own])
-    right = cosine[np.arange(len(own)), np.maximum(columns, 0)]
-    rank = np.where(columns >= 0, 1 + (cosine > right[:, None]).sum(1), 0)
-    top = order[:, :k]
-    return Found(candidates=numbers, top=numbers[top], cosine=np.take_along_axis(cosine, top, 1), rank=rank)
