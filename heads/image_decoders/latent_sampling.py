@@ -86,7 +86,7 @@ def begin(
     scheduler: Any,
     noise: Tensor,
     *,
-    steps: int,
+    steps: int | Sequence[int],
     start: Tensor | None = None,
     strength: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
@@ -96,29 +96,30 @@ def begin(
     ----------
     scheduler : diffusers' scheduler
     noise : Tensor, shape (B, c, h, w)
-    steps : int
+    steps : int or sequence of int
+        A number, spaced as the scheduler does, or the training steps themselves, from the noisiest.
     start : Tensor, shape (B, c, h, w), optional
         Latents to begin from.
     strength : float
         Share of the schedule that is run from them.
     """
-    times = set_times(scheduler, steps)
+    times = set_times(scheduler, steps, noise.device)
     if start is None:
         return noise * scheduler.init_noise_sigma, times
-    first = first_step(steps, strength)
-    times = times[first:]
+    times = times[first_step(len(times), strength) :]
     if not len(times):
         return start, times
     latents: Tensor = scheduler.add_noise(start, noise, times[:1].repeat(len(noise)))
     return latents, times
 
 
-def set_times(scheduler: Any, steps: int | None = None, **given: Any) -> Tensor:
-    """Set a scheduler's time steps (a number of them, or ``timesteps=`` themselves) and return them."""
+def set_times(scheduler: Any, steps: int | Sequence[int], device: Any) -> Tensor:
+    """Set a scheduler's time steps (how many, or which) and return them."""
+    given = {"num_inference_steps": steps} if isinstance(steps, int) else {"timesteps": list(steps)}
     with warnings.catch_warnings():
         # Schedulers hand tensors to numpy.array, which NumPy 2 warns of until torch takes its `copy` argument.
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
-        scheduler.set_timesteps(steps, **given)
+        scheduler.set_timesteps(device=device, **given)
     times: Tensor = scheduler.timesteps
     return times
 
