@@ -109,6 +109,19 @@ def estimate_reliability(betas: Betas, trials: Trials, *, scaler: VoxelScaler | 
     )
 
 
+def noise_ceiling(
+    betas: Betas, trials: Trials, *, n: int = 1, scaler: VoxelScaler | None = None
+) -> NDArray[np.float64]:
+    """Return the percentage of variance of means of `n` repeats that a perfect model explains, (V,); see `estimate_reliability`.
+
+    Raises
+    ------
+    InputError
+        ``CHI-IN-278``; what reading the betas raises.
+    """
+    return estimate_reliability(betas, trials, scaler=scaler).noise_ceiling(n)
+
+
 class _Correlation:
     """Sums from which a correlation over images follows, voxel by voxel."""
 
@@ -123,7 +136,8 @@ class _Correlation:
     def value(self) -> _Sums:
         a, b, aa, bb, ab = self.sums / self.n
         scale = np.sqrt(np.maximum(aa - a * a, 0.0) * np.maximum(bb - b * b, 0.0))
-        return np.divide(ab - a * b, scale, out=np.zeros_like(scale), where=scale > 0).clip(-1.0, 1.0)
+        correlation: _Sums = np.divide(ab - a * b, scale, out=np.zeros_like(scale), where=scale > 0)
+        return correlation.clip(-1.0, 1.0)
 
 
 def _blocks(images: ImageTrials, n_voxels: int) -> Iterator[NDArray[np.int64]]:

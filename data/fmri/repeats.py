@@ -102,8 +102,10 @@ def _check(policy: str) -> None:
 
 
 def _one(repeat: NDArray[np.int64], most: int) -> NDArray[np.float32]:
-    return (np.arange(most)[None, :] == repeat[:, None]).astype(np.float32)
+    chosen: NDArray[np.bool_] = np.arange(most)[None, :] == repeat[:, None]
+    return chosen.astype(np.float32)
 
 
 def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return shares.astype(np.float32)

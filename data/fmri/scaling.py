@@ -136,7 +136,14 @@ class VoxelScaler:
             raise _damaged("the shapes do not fit together")
         if not all(np.isfinite(values).all() for values in arrays.values()) or (np.diff(sessions) <= 0).any():
             raise _damaged("values are not finite, or sessions not ascending")
-        return cls(kind=kind, sessions=sessions, **arrays)
+        return cls(
+            kind=kind,
+            mean=arrays["mean"],
+            sd=arrays["sd"],
+            sessions=sessions,
+            session_mean=arrays["session_mean"],
+            session_sd=arrays["session_sd"],
+        )
 
     def _of(self, session: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         place = int(np.searchsorted(self.sessions, session))

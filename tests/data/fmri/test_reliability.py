@@ -8,7 +8,7 @@ import pytest
 from chiasm.data.errors import InputError
 from chiasm.data.fmri import reliability
 from chiasm.data.fmri.betas import ArrayBetas
-from chiasm.data.fmri.reliability import estimate_reliability
+from chiasm.data.fmri.reliability import estimate_reliability, noise_ceiling
 from chiasm.data.fmri.scaling import fit_scaler
 from chiasm.data.fmri.trials import Trials
 
@@ -47,6 +47,7 @@ def test_known_noise_ceiling(keep: float, monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_allclose(got.noise_ceiling(n), expected(n), atol=5 if n < 3 else 6)
     mixed = got.noise_ceiling(np.array([1, 3, 3]))
     np.testing.assert_allclose(mixed, 100 * got.signal / (got.signal + got.noise * (1 + 1 / 3 + 1 / 3) / 3))
+    np.testing.assert_array_equal(noise_ceiling(betas, trials, n=2), got.noise_ceiling(2))
     assert got.n_trials == len(trials)
     assert (got.n_images == 3000) == (keep == 1.0)
 
