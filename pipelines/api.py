@@ -21,6 +21,7 @@ from .engine.stage import Context, Pipeline
 from .recipes import Recipe, load_recipe, with_weights
 
 if TYPE_CHECKING:
+    from .fmri_api import ImageReader
     from .speech_api import SpeechAnswerer
 
 CODES = {
@@ -139,13 +140,13 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     seed: int = 0,
-) -> Predictor | SpeechAnswerer:
+) -> Predictor | SpeechAnswerer | ImageReader:
     """Load a pipeline by recipe name or file.
 
     Parameters
     ----------
     recipe : str or Path
-        ``"brain-tissue"``, ``"brain-tumour"``, ``"dementia"`` ... or a YAML file.
+        ``"brain-tissue"``, ``"brain-tumour"``, ``"dementia"``, ``"fmri-images"`` ... or a YAML file.
     weights : str or Path, optional
         Other weights for the recipe's main network: a name in the store or a folder.
     device : str
@@ -154,7 +155,7 @@ def load(
 
     Returns
     -------
-    Predictor or SpeechAnswerer
+    Predictor, SpeechAnswerer or ImageReader
         Call it with a patient's folder.
 
     Raises
@@ -169,11 +170,13 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     plan = Plan(device=device, seed=seed, threads=torch.get_num_threads(), batch_size=1 if device == "cpu" else 4)
-    if not isinstance(loaded, Recipe):
-        from .speech_api import SpeechAnswerer
+    if isinstance(loaded, Recipe):
+        from .engine.components import load_components
+        from .engine.tasks import build_pipeline
 
-        return SpeechAnswerer(loaded, plan)
-    from .engine.components import load_components
-    from .engine.tasks import build_pipeline
+        return Predictor(loaded, plan, load_components(loaded, device), build_pipeline(loaded, RunOptions()))
+    from .fmri_api import ImageReader
+    from .fmri_recipe import FmriRecipe
+    from .speech_api import SpeechAnswerer
 
-    return Predictor(loaded, plan, load_components(loaded, device), build_pipeline(loaded, RunOptions()))
+    return ImageReader(loaded, plan) if isinstance(loaded, FmriRecipe) else SpeechAnswerer(loaded, plan)

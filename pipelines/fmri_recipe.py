@@ -24,9 +24,9 @@ COMPONENTS = {
 class BetasSpec(Fields):
     """From betas on disk to what a network sees.
 
-    `scaling` is fitted on training trials only (``session-zscore-all`` repeats a published notebook, which used all trials: it leaks and says
-    so). `train_repeats` says which repeat of an image a training step sees; `test_repeats` whether repeats are averaged before the network
-    (MindEye1), after it (MindEye2), or only the first is used (the 1-session protocols).
+    `scaling` is fitted on training trials only (``session-zscore-all`` repeats a published notebook, which used all trials: it leaks
+    and says so). `train_repeats` says which repeat of an image a training step sees; `test_repeats` whether repeats are averaged
+    before the network (MindEye1), after it (MindEye2), or only the first is used (the 1-session protocols).
     """
 
     roi: str = "nsdgeneral"
@@ -38,9 +38,10 @@ class BetasSpec(Fields):
 class ReconstructionSpec(Fields):
     """From tokens to an image.
 
-    `samples` of the prior are decoded; `select: brain` keeps the one whose re-encoded tokens are nearest to the brain's own projected
-    tokens, ``none`` the first, ``mean`` decodes the mean of the samples' tokens. The true image has no say. `start_strength` is the share of the
-    decoder's schedule that is run from the low-level image (1: it is not used); `blend` is the share of the low-level image in the result.
+    `samples` of the prior are decoded; `select: brain` keeps the one whose re-encoded tokens are nearest to the brain's own
+    projected tokens, ``none`` the first, ``mean`` decodes the mean of the samples' tokens. The true image has no say.
+    `start_strength` is the share of the decoder's schedule that is run from the low-level image (1: it is not used); `blend` is
+    the share of the low-level image in the result.
     """
 
     samples: Annotated[int, Field(ge=1, le=64)] = 4

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ....data.fmri.reliability import noise_ceiling
+from ....data.errors import InputError
+from ....data.fmri.reliability import estimate_reliability
 from ....encoders.target_spaces import target_space
 from ...evaluation.images.retrieval import RetrievalScore, retrieval
 from ...evaluation.images.scorecard import ImageScorer, Scorecard
@@ -16,6 +17,9 @@ from ...evaluation.intervals import bootstrap_mean
 from .items import BetasCase, Decoded, Found
 
 if TYPE_CHECKING:
+    from ....data.fmri.decoding_set import BrainSubject
+    from ....data.fmri.scaling import VoxelScaler
+    from ....data.fmri.trials import Trials
     from ....encoders.target_spaces import TargetEncoder
     from ...fmri_recipe import FmriRecipe
 
@@ -23,7 +27,7 @@ PIXEL_BATCH = 256
 
 
 def score_subject(
-    case: BetasCase, decoded: Decoded, recipe: FmriRecipe, encoder: TargetEncoder, *, seed: int
+    case: BetasCase, decoded: Decoded, recipe: FmriRecipe, encoder: TargetEncoder, *, scaler: VoxelScaler, seed: int
 ) -> tuple[Found, dict[str, Any]]:
     """Retrieve among the decoded images' own stimuli and score the reconstructions.
 
@@ -34,6 +38,7 @@ def score_subject(
     decoded : Decoded
     recipe : FmriRecipe
     encoder : TargetEncoder
+    scaler : VoxelScaler
     seed : int
 
     Returns
@@ -50,7 +55,9 @@ def score_subject(
     found = found_candidates(decoded.projected, bank.numpy(), decoded.image, decoded.image, recipe.retrieval.top_k)
     scores: dict[str, Any] = {
         "retrieval": retrieval_rows(decoded.projected, bank, recipe, seed=seed),
-        "noise_ceiling": ceiling_of(case.subject),
+        "noise_ceiling": ceiling_of(
+            case.subject, case.subject.trials.of("test") if case.side == "test" else case.subject.trials, scaler
+        ),
         "metrics": [],
     }
     summary = {row["direction"]: row["value"] for row in scores["retrieval"]}
@@ -134,14 +141,29 @@ def summary_of(card: Scorecard) -> dict[str, float]:
     return {score.name: score.value for score in card.scores if score.value is not None}
 
 
-def ceiling_of(subject: Any) -> dict[str, Any] | None:
-    """Noise ceiling of a subject's voxels in per cent: median and quartiles over voxels, or None without repeats."""
-    trials = subject.trials
-    if len(trials) == 0 or int(trials.repeat.max(initial=0)) < 1:
+def ceiling_of(subject: BrainSubject, trials: Trials, scaler: VoxelScaler) -> dict[str, Any] | None:
+    """Noise ceiling of a subject's voxels in per cent, of the mean over three repeats, or None without repeats.
+
+    Returns
+    -------
+    dict
+        ``median``, ``low`` and ``high`` (quartiles over voxels), ``repeats``, ``images``, ``split_half`` (median correlation).
+    """
+    try:
+        found = estimate_reliability(subject.betas, trials, scaler=scaler)
+    except InputError as error:
+        if error.code != "CHI-IN-278":
+            raise
         return None
-    values = noise_ceiling(subject.betas, trials, n=3)
-    quartiles = np.nanpercentile(values, [25, 50, 75])
-    return {"repeats": 3, "median": float(quartiles[1]), "low": float(quartiles[0]), "high": float(quartiles[2])}
+    low, median, high = np.percentile(found.noise_ceiling(3), [25, 50, 75])
+    return {
+        "repeats": 3,
+        "median": float(median),
+        "low": float(low),
+        "high": float(high),
+        "images": found.n_images,
+        "split_half": float(np.median(found.split_half)),
+    }
 
 
 def found_candidates(

@@ -46,7 +46,8 @@ class SubjectSource:
             which = chosen[here]
             values = self.subject.betas.read(self.images.rows[which, turn])
             found[here] += self.scaler.apply(values, self.images.session[which, turn])
-        return found / counts[:, None].astype(np.float32)
+        found /= counts[:, None].astype(np.float32)
+        return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -121,7 +121,7 @@ def run_study(
             "training_images": len(one.train),
             "validation_images": len(one.validation),
             "test_images": len(one.test),
-            "noise_ceiling": ceiling_of(one.subject),
+            "noise_ceiling": ceiling_of(one.subject, one.subject.trials.of("test"), one.scaler),
             "scaling_leaks": one.scaler.leaks,
             "lines": [_line_json(line) for line in lines[name]],
         }
