@@ -108,8 +108,9 @@ def _added(total: BrainTokens | None, answer: BrainTokens, weight: Tensor) -> Br
         value = getattr(answer, name)
         if value is None:
             return None
-        value = value * weight.view(-1, *(1,) * (value.dim() - 1))
-        return value if total is None else getattr(total, name) + value
+        part: Tensor = value * weight.view(-1, *(1,) * (value.dim() - 1))
+        before: Tensor | None = None if total is None else getattr(total, name)
+        return part if before is None else before + part
 
     tokens, projected = field("tokens"), field("projected")
     if tokens is None or projected is None:
@@ -167,24 +168,8 @@ class ImageMaker:
         seed : int
         """
         size = max(1, self.spec.batch_size // self.spec.samples)
-        parts = [
-            self._batch(model, predicted, images, slice(start, start + size), seed)
-            for start in range(0, len(images), size)
-        ]
-
-        def joined(index: int) -> NDArray[np.generic] | None:
-            values = [part[index] for part in parts]
-            return None if any(value is None for value in values) else np.concatenate(values)
-
-        return Decoded(
-            image=images,
-            reconstruction=joined(0),
-            tokens=joined(1),
-            projected=predicted.projected.numpy(),
-            start=joined(2),
-            spread=joined(3),
-            agreement=joined(4),
-        )
+        starts = range(0, len(images), size)
+        return _joined([self._batch(model, predicted, images, slice(start, start + size), seed) for start in starts])
 
     def sampled(self, model: BrainModel, tokens: Tensor, images: NDArray[np.int64], *, seed: int) -> Tensor:
         """Return candidates (S, b, N, d): samples of the prior, their mean, or the tokens themselves without a prior."""
@@ -204,41 +189,43 @@ class ImageMaker:
     @torch.no_grad()
     def _batch(
         self, model: BrainModel, predicted: Predicted, images: NDArray[np.int64], part: slice, seed: int
-    ) -> tuple[Images | None, NDArray[np.float32], Images | None, NDArray[np.float64], NDArray[np.float64]]:
+    ) -> Decoded:
         tokens, projected, numbers = predicted.tokens[part], predicted.projected[part], images[part]
         candidates = self.sampled(model, tokens, numbers, seed=seed)
         spread = _spread(candidates)
         if self.spec.select == "mean":
             candidates = candidates.mean(0, keepdim=True)
         start = self._start(predicted, part)
-        start_image = None if start is None else to_pixels(start).numpy()
-        if self.decoder is None:
-            return None, candidates[0].numpy(), start_image, spread, np.full(len(numbers), np.nan)
-        use_start = start if self.spec.start_strength < 1 else None
-        text = None if predicted.text is None else predicted.text[part]
-        shown = candidates if self.spec.select == "brain" else candidates[:1]
-        pixels = [
-            self.decoder.decode(
-                one,
-                text=text,
-                start=use_start,
-                start_strength=self.spec.start_strength,
-                seed=candidate_seed(seed, index),
-                indices=numbers.tolist(),
-            )
-            for index, one in enumerate(shown)
-        ]
-        selection = select_by_brain(torch.stack(pixels, dim=1), projected, self.encoder)
-        rows = torch.arange(len(numbers))
-        images = selection.images
-        if start is not None and self.spec.blend:
-            images = blended(images, start, share=self.spec.blend)
-        return (
-            images.numpy(),
-            candidates[selection.chosen, rows].numpy(),
-            start_image,
-            spread,
-            selection.cosines[rows, selection.chosen].double().numpy(),
+        chosen = torch.zeros(len(numbers), dtype=torch.int64)
+        agreement = torch.full((len(numbers),), torch.nan)
+        made = None
+        if self.decoder is not None:
+            text = None if predicted.text is None else predicted.text[part]
+            shown = candidates if self.spec.select == "brain" else candidates[:1]
+            pixels = [
+                self.decoder.decode(
+                    one,
+                    text=text,
+                    start=start if self.spec.start_strength < 1 else None,
+                    start_strength=self.spec.start_strength,
+                    seed=candidate_seed(seed, index),
+                    indices=numbers.tolist(),
+                )
+                for index, one in enumerate(shown)
+            ]
+            selection = select_by_brain(torch.stack(pixels, dim=1), projected, self.encoder)
+            chosen, made = selection.chosen, selection.images
+            agreement = selection.cosines.gather(1, chosen[:, None])[:, 0]
+            if start is not None and self.spec.blend:
+                made = blended(made, start, share=self.spec.blend)
+        return Decoded(
+            image=numbers,
+            reconstruction=None if made is None else made.numpy(),
+            tokens=candidates[chosen, torch.arange(len(numbers))].numpy(),
+            projected=projected.numpy(),
+            start=None if start is None else to_pixels(start).numpy(),
+            spread=spread,
+            agreement=agreement.double().numpy(),
         )
 
     def _start(self, predicted: Predicted, part: slice) -> Tensor | None:
@@ -252,6 +239,24 @@ class ImageMaker:
             antialias=True,
         )
         return image.clamp(0, 1)
+
+
+def _joined(parts: Sequence[Decoded]) -> Decoded:
+    """Put batches one after the other."""
+
+    def images(name: str) -> Images | None:
+        found = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in found) else np.concatenate(found)
+
+    return Decoded(
+        image=np.concatenate([part.image for part in parts]),
+        reconstruction=images("reconstruction"),
+        tokens=np.concatenate([part.tokens for part in parts]),
+        projected=np.concatenate([part.projected for part in parts]),
+        start=images("start"),
+        spread=np.concatenate([part.spread for part in parts]),
+        agreement=np.concatenate([part.agreement for part in parts]),
+    )
 
 
 def _spread(candidates: Tensor) -> NDArray[np.float64]:

@@ -132,7 +132,7 @@ class DecodeImages(Stage):
         found, scores = None, None
         if item.data.stimuli is not None:
             found, scores = score_subject(
-                item, decoded, self.recipe, context.components["encoder"], seed=context.plan.seed
+                item, decoded, self.recipe, context.components["encoder"], scaler=scaler, seed=context.plan.seed
             )
         importance = voxel_importance(trained.model, subject, item.trials, scaler)
         return DecodedCase(case=item, decoded=decoded, found=found, scores=scores, importance=importance)
@@ -253,7 +253,7 @@ def _write_png(path: Path, pixels: Images) -> Path:
 
 
 def _write_map(path: Path, item: DecodedCase) -> Path:
-    from ....data.nifti_output import write_values
+    from ....data.nifti import write_values
     from ....data.volumes import Grid
 
     mask = item.case.subject.mask

@@ -43,11 +43,11 @@ def adapt(
     (label,) = new.subjects
     model.requires_grad_(True)
     if label not in model.n_voxels:
-        model.network.add_subject(label, new.subjects[label].subject.n_voxels)
+        model.brain.add_subject(label, new.subjects[label].subject.n_voxels)
     together = new
     if recipe.network_kind == "mindbridge":
         model.requires_grad_(False)
-        for parameter in model.network.subject_parameters(label):
+        for parameter in model.brain.subject_parameters(label):
             parameter.requires_grad_(True)
         if sources is not None and settings.cycle_weight:
             first = next(iter(sources.subjects))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -54,8 +54,12 @@ class BrainModel(nn.Module):
     @property
     def n_voxels(self) -> dict[str, int]:
         """Subject -> voxels."""
-        known: dict[str, int] = self.network.n_voxels
-        return known
+        return self.brain.n_voxels
+
+    @property
+    def brain(self) -> BrainNetwork:
+        """The network as what every brain network is."""
+        return cast(BrainNetwork, self.network)
 
 
 def network_parameters(recipe: FmriRecipe) -> dict[str, Any]:
