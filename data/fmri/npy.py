@@ -69,14 +69,14 @@ def npy_header(start: bytes, *, size: int, relative: str = "") -> NpyHeader:
         offset = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
         known = start[:6] == b"\x93NUMPY" and offset <= len(start)
         header = ast.literal_eval(start[8 + width : offset].decode("latin-1").strip()) if known else None
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         header = None
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise array_error("it has no readable header", relative)
     shape = header["shape"]
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 8:
         raise array_error("its shape makes no sense", relative)
-    if header["descr"] not in _TYPES:
+    if not isinstance(header["descr"], str) or header["descr"] not in _TYPES:
         raise array_error(f"its type is {str(header['descr'])[:20]}, and real numbers are needed", relative)
     found = NpyHeader(shape, np.dtype(header["descr"]), offset, bool(header["fortran_order"]) and len(shape) > 1)
     if found.n_bytes != size:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .betas import Betas, check_finite, check_rows
 from .hdf5 import open_table
+from .tar_index import changed
 
 CODES = {
-    "CHI-IN-285": "A file of betas changed or was cut off since it was opened.",
     "CHI-IN-286": "Parts of one subject's betas have different numbers of voxels.",
 }
 
@@ -77,14 +77,14 @@ class ScatteredBetas:
                     for row in group:
                         found[row] = self._row(file.fileno(), int(offsets[row]), name)
             except OSError as error:
-                raise _changed(name) from error
+                raise changed(name) from error
             check_finite(found[group], file=name)
         return found
 
     def _row(self, descriptor: int, offset: int, name: str) -> NDArray[Any]:
         data = os.pread(descriptor, self.n_voxels * self.dtype.itemsize, offset)
         if len(data) != self.n_voxels * self.dtype.itemsize:
-            raise _changed(name)
+            raise changed(name)
         return np.frombuffer(data, dtype=self.dtype)
 
 
@@ -196,9 +196,3 @@ def read_runs(table: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
     once, back = np.unique(rows, return_inverse=True)
     runs = np.split(once, np.flatnonzero(np.diff(once) != 1) + 1)
     return np.concatenate([table[int(run[0]) : int(run[-1]) + 1] for run in runs])[back]
-
-
-def _changed(name: str) -> InputError:
-    return InputError(
-        "CHI-IN-285", "the file changed or was cut off since it was opened.", "Start again with whole files.", file=name
-    )

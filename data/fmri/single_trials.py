@@ -175,8 +175,9 @@ def scaled(bold: Values, scaling: str) -> Values:
     """Return the signal in percent of each voxel's mean; a voxel whose mean is 0 stays as it is."""
     if scaling == "none":
         return bold
-    mean = bold.mean(axis=0)
-    return (bold - mean) * (100.0 / np.where(mean == 0, 1.0, mean))
+    mean: Values = bold.mean(axis=0)
+    percent: Values = (bold - mean) * (100.0 / np.where(mean == 0, 1.0, mean))
+    return percent
 
 
 class _Design:
@@ -209,7 +210,8 @@ class _Design:
         power = (residual**2).sum(axis=0) / n
         lagged = (residual[1:] * residual[:-1]).sum(axis=0) / (n - 1)
         rho = np.divide(lagged, power, out=np.zeros_like(power), where=power > 0)
-        return np.trunc(rho * _RHO_STEPS) / _RHO_STEPS
+        steps: Values = np.trunc(rho * _RHO_STEPS) / _RHO_STEPS
+        return steps
 
     def _solved(self, regressors: Values, nuisance: Values, bold: Values) -> Values:
         found = np.empty((len(self.shown), bold.shape[1]))
@@ -249,7 +251,8 @@ class _Design:
             )
         own_signal = own.T @ bold
         rest_signal = (total @ bold)[None, :] - own_signal
-        return (rest_power[:, None] * own_signal - shared[:, None] * rest_signal) / determinant[:, None]
+        betas: Values = (rest_power[:, None] * own_signal - shared[:, None] * rest_signal) / determinant[:, None]
+        return betas
 
 
 def whitened(values: Values, rho: float) -> Values:

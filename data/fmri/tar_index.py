@@ -21,6 +21,7 @@ CODES = {
     "CHI-IN-280": "A tar of samples is damaged, was cut off, or is compressed.",
     "CHI-IN-281": "A tar of samples holds links, folders inside names, or members that are no plain files.",
     "CHI-IN-282": "A sample lacks a file, or has it twice.",
+    "CHI-IN-285": "A file changed or was cut off since the data set was opened.",
 }
 
 BLOCK = 512
@@ -47,9 +48,18 @@ class Part:
     size: int
 
     def read(self, most: int = MAX_MEMBER_BYTES) -> bytes:
-        """Return up to `most` of the bytes; fewer where the file was cut off meanwhile."""
-        with self.path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), min(self.size, most), self.offset)
+        """Return up to `most` of the bytes; fewer where the file was cut off meanwhile.
+
+        Raises
+        ------
+        InputError
+            ``CHI-IN-285``.
+        """
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), min(self.size, most), self.offset)
+        except OSError as error:
+            raise changed(self.path.name) from error
 
 
 Samples = dict[str, dict[str, Part]]
@@ -108,6 +118,13 @@ def folder_samples(folder: Path, endings: Collection[str], root: Path) -> Sample
     return found
 
 
+def changed(name: str) -> InputError:
+    """Return the error for a file that is not what it was when the data set was opened."""
+    return InputError(
+        "CHI-IN-285", "the file changed or was cut off since it was opened.", "Start again with whole files.", file=name
+    )
+
+
 def _members(path: Path, name: str) -> Iterator[tuple[str, int, int]]:
     """Yield name, offset and size of every regular member."""
     try:
@@ -133,7 +150,10 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, int, int]]:
                     extended = {}
                 place = end + -end % BLOCK
     except OSError as error:
-        raise resource_error(error, name) or _damaged("it is missing or may not be read", name) from error
+        coded = resource_error(error, name)
+        if coded is not None and coded.code in ("CHI-RES-013", "CHI-RES-014"):
+            raise coded from error
+        raise _damaged("it is missing or may not be read", name) from error
 
 
 def _header(block: bytes, name: str, *, first: bool) -> tarfile.TarInfo:
@@ -160,7 +180,8 @@ def _extended(data: bytes, name: str) -> dict[str, str]:
         key, _, value = record.decode("utf-8", "replace").partition("=")
         records[key] = value
         data = data[length:]
-    if not records.get("size", "0").isdigit():
+    size = records.get("size", "0")
+    if not (size.isascii() and size.isdigit() and len(size) <= 15):
         raise _damaged("an extended header is damaged", name)
     return {key: records[key] for key in ("path", "size") if key in records}
 

@@ -18,6 +18,7 @@ from ...fmri.decoding_set import BrainSubject, DecodingSet
 from ...fmri.stimuli import SUFFIXES, FolderStimuli
 from ..case import raise_all
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 NO_SPLIT = "The tables have no column 'split': all trials are training trials until they are divided by stimulus."
@@ -55,10 +56,13 @@ def assembled(
     """
     errors: list[ChiasmError] = []
     stimuli, numbers = open_stimuli(stimuli_in)
-    drafts = [made for label in labels if (made := _tried(lambda label=label: draft(label), errors)) is not None]
+    drafts = [made for label in labels if (made := _tried(draft, label, errors)) is not None]
     if stimuli is None:
         numbers = {name: number for number, name in enumerate(sorted({n for one in drafts for n in one.shown()}))}
-    finished = [done for one in drafts if (done := _tried(lambda one=one: one.finished(numbers), errors)) is not None]
+    known = numbers
+    finished = [
+        done for one in drafts if (done := _tried(lambda draft: draft.finished(known), one, errors)) is not None
+    ]
     raise_all(errors)
     notes = [note for _, said in finished for note in said] + ([] if stimuli is not None else [NO_STIMULI])
     return DecodingSet(
@@ -111,9 +115,9 @@ def kept_betas(
     return betas
 
 
-def _tried(make: Callable[[], T], errors: list[ChiasmError]) -> T | None:
+def _tried(make: Callable[[S], T], of: S, errors: list[ChiasmError]) -> T | None:
     try:
-        return make()
+        return make(of)
     except SeveralErrors as error:
         errors += error.errors
     except ChiasmError as error:

@@ -260,7 +260,7 @@ def _described(
         )
     confounds, sources = _confounds(bold, files, settings, header.n_volumes)
     # fMRIPrep corrects slices to the middle of the volume and says so.
-    times = _positive(timing.get("StartTime")) + repetition * np.arange(header.n_volumes)
+    times = _positive(timing.get("StartTime")) + repetition * np.arange(header.n_volumes, dtype=np.float64)
     return _Run(bold, events, confounds, times, repetition, (tables[0], *sources))
 
 

@@ -161,7 +161,7 @@ def _behaviour(tar: Path, root: Path, label: str) -> NDArray[np.int64]:
     for key, sample in tar_samples(tar, {_ENDING}, relative=relative).items():
         values: NDArray[Any] = npy_array(sample[_ENDING].read(1 << 16), relative=relative).reshape(-1)
         wanted = values[[_IMAGE, _SUBJECT, _SESSION, _ROW]].astype(np.float64) if values.size == _N_COLUMNS else None
-        if wanted is None or not (wanted == np.rint(wanted)).all() or wanted.min() < 0 or wanted[2] < 1:
+        if wanted is None or not _whole(wanted) or wanted[2] < 1:
             raise array_error(f"the behaviour of {key} is no row of {_N_COLUMNS} columns as published", relative)
         if int(wanted[1]) != int(label):
             raise InputError(
@@ -174,6 +174,11 @@ def _behaviour(tar: Path, root: Path, label: str) -> NDArray[np.int64]:
     if not found:
         raise InputError("CHI-IN-288", f"the tar has no .{_ENDING}.", "Fetch it again.", file=relative)
     return np.stack(found)
+
+
+def _whole(values: NDArray[np.float64]) -> bool:
+    """Whether all are whole numbers from 0 to 10^9."""
+    return bool((values == np.rint(values)).all() and values.min() >= 0 and values.max() <= 1e9)
 
 
 def _trials(table: NDArray[np.int64], side: NDArray[np.int64], label: str) -> Trials:
