@@ -78,10 +78,10 @@ def draw_tuning(cortex: Cortex, rng: np.random.Generator, model: ForwardModel) -
 
 
 def category_vector(name: str, n: int) -> Values:
-    """Place of a category in the space that people share: drawn from its name, of unit mean square."""
+    """Place of a category in the space that people share: drawn from its name, of unit length."""
     seed = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big")
     vector = np.random.default_rng(seed).standard_normal(n)
-    return (vector * np.sqrt(n) / np.linalg.norm(vector) / np.sqrt(n)).astype(np.float32)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def shape_space(driven: Values, model: ForwardModel) -> Values:
