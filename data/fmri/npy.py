@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,10 @@ def npy_header(start: bytes, *, size: int, relative: str = "") -> NpyHeader:
     InputError
         ``CHI-IN-283``.
     """
-    try:
-        width = 2 if start[6:7] == b"\x01" else 4
-        offset = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
-        known = start[:6] == b"\x93NUMPY" and offset <= len(start)
-        header = ast.literal_eval(start[8 + width : offset].decode("latin-1").strip()) if known else None
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        header = None
+    width = 2 if start[6:7] == b"\x01" else 4
+    offset = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
+    known = start[:6] == b"\x93NUMPY" and offset <= len(start)
+    header = _literal(start[8 + width : offset]) if known else None
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise array_error("it has no readable header", relative)
     shape = header["shape"]
@@ -82,6 +80,15 @@ def npy_header(start: bytes, *, size: int, relative: str = "") -> NpyHeader:
     if found.n_bytes != size:
         raise array_error(f"its header promises {found.n_bytes} bytes and it has {size}", relative)
     return found
+
+
+@lru_cache(maxsize=256)
+def _literal(text: bytes) -> object:
+    """Return what a header says, or None; the arrays of a data set have few different ones."""
+    try:
+        return ast.literal_eval(text.decode("latin-1").strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
 
 
 def npy_array(data: bytes, *, relative: str = "") -> NDArray[Any]:
