@@ -99,7 +99,7 @@ def measure_decoder(
         spoilt = tokens + level * torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1))
         for said in told:
             decoder.config = SmallDiffusionConfig(token_noise=said)
-            made = decoder.decode(spoilt, seed=0).numpy()
+            made = decoder.decode(spoilt, seed=0, indices=range(len(spoilt))).numpy()
             scores = {"PixCorr": pixel_correlation(made, pixels), "SSIM": similarity(made, pixels)}
             with torch.inference_mode():
                 scores["found"] = retrieved(encoder(torch.from_numpy(made)), tokens)

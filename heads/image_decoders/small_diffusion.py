@@ -11,14 +11,14 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .interface import check_request, fitted_start, image_noise, to_pixels
 from .small_unet import SmallUNet, SmallUNetConfig
 
 LAST_TIME = 0.995
@@ -36,8 +36,6 @@ class SmallDiffusionConfig:
         Network evaluations of a picture (those of a start image are fewer, in proportion).
     token_noise : float
         Level of the noise in the tokens that the network is told of, in standard deviations of a token; 0 for true tokens.
-    start_strength : float
-        Share of the schedule that a start image is put back by, 0..1; near 0 gives the start image, 1 ignores it.
     guidance : float
         Weight of classifier-free guidance; 1 is none, and half the time of any other.
     batch : int
@@ -46,7 +44,6 @@ class SmallDiffusionConfig:
 
     steps: int = 12
     token_noise: float = 0.5
-    start_strength: float = 0.7
     guidance: float = 1.0
     batch: int = 50
 
@@ -56,10 +53,9 @@ class SmallDiffusionConfig:
             raise ValueError(
                 f"SmallDiffusionConfig: steps and batch must be at least 1, got {self.steps}, {self.batch}."
             )
-        if not (0 <= self.start_strength <= 1 and self.token_noise >= 0 and self.guidance >= 0):
+        if self.token_noise < 0 or self.guidance < 0:
             raise ValueError(
-                "SmallDiffusionConfig: start_strength must lie in 0..1, token_noise and guidance be 0 or more; got "
-                f"{self.start_strength}, {self.token_noise}, {self.guidance}."
+                f"SmallDiffusionConfig: token_noise and guidance must be 0 or more, got {self.token_noise}, {self.guidance}."
             )
 
 
@@ -80,9 +76,14 @@ class SmallDiffusionDecoder(nn.Module):
         self.config = config or SmallDiffusionConfig()
 
     @property
-    def size(self) -> int:
-        """Height and width S of the pictures."""
+    def resolution(self) -> int:
+        """Side S of the pictures."""
         return self.network.config.size
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it samples, for reports."""
+        return {"kind": KIND, "sampler": "dpm-solver++", **asdict(self.config)}
 
     @torch.inference_mode()
     def decode(
@@ -91,54 +92,41 @@ class SmallDiffusionDecoder(nn.Module):
         *,
         text: Tensor | None = None,
         start: Tensor | None = None,
+        start_strength: float = 0.85,
         seed: int,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int],
     ) -> Tensor:
-        """Decode tokens.
-
-        Parameters
-        ----------
-        tokens : Tensor, shape (B, N, d)
-            Standardised, of `target`.
-        text : Tensor, optional
-            Not used.
-        start : Tensor, shape (B, 3, S, S), optional
-            Images in 0..1 to begin from, as a low-level branch gives them.
-        seed : int
-            Of the noise.
-        indices : sequence of int, optional
-            Numbers of the pictures; the noise of each depends on `seed` and its number only. 0..B-1 if not given.
-
-        Returns
-        -------
-        Tensor, shape (B, S, S, 3), uint8, on the CPU
+        """Decode standardised tokens of `target`; as `ImageDecoder.decode`, `text` is not looked at.
 
         Raises
         ------
         ValueError
-            For tokens, a start or numbers of another shape.
+            For tokens, a start, a strength or indices that do not fit.
         """
-        indices = range(len(tokens)) if indices is None else indices
-        self._check(tokens, start, indices)
-        parts = [torch.empty(0, self.size, self.size, 3, dtype=torch.uint8)]
+        shape = (self.network.config.n_tokens, self.network.config.token_width)
+        check_request(tokens, shape, start=start, start_strength=start_strength, indices=indices)
+        parts = [torch.empty(0, self.resolution, self.resolution, 3, dtype=torch.uint8)]
         for at in range(0, len(tokens), self.config.batch):
             here = slice(at, at + self.config.batch)
-            images = self.sample(tokens[here], None if start is None else start[here], seed=seed, indices=indices[here])
-            pixels = ((images + 1) * 127.5).round_().clamp_(0, 255).to("cpu", torch.uint8)
-            parts.append(pixels.permute(0, 2, 3, 1))
-        return torch.cat(parts).contiguous()
+            shown = None if start is None else fitted_start(start[here], self.resolution)
+            images = self.sample(tokens[here], shown, start_strength, seed=seed, indices=indices[here])
+            parts.append(to_pixels((images + 1) / 2))
+        return torch.cat(parts)
 
-    def sample(self, tokens: Tensor, start: Tensor | None, *, seed: int, indices: Sequence[int]) -> Tensor:
+    def sample(
+        self, tokens: Tensor, start: Tensor | None, strength: float, *, seed: int, indices: Sequence[int]
+    ) -> Tensor:
         """One batch of `decode`: images (B, 3, S, S) in -1..1, on the network's device."""
         weight = self.network.image_out.weight
         tokens = tokens.to(weight)
-        x = picture_noise((3, self.size, self.size), seed=seed, indices=indices).to(weight)
-        first, steps = LAST_TIME, self.config.steps
+        noise = image_noise((3, self.resolution, self.resolution), seed=seed, indices=indices, device=weight.device)
+        x, first, steps = noise.to(weight), LAST_TIME, self.config.steps
         if start is not None:
-            first = self.config.start_strength * LAST_TIME
-            steps = max(1, math.ceil(steps * self.config.start_strength))
+            first, steps = strength * LAST_TIME, math.ceil(steps * strength)
             alpha, sigma = schedule(first)
             x = alpha * (2 * start.to(weight) - 1) + sigma * x
+        if steps == 0:
+            return x
         times = [first * (1 - i / steps) for i in range(steps + 1)]
         before: tuple[Tensor, float] | None = None
         for time, following in itertools.pairwise(times):
@@ -179,19 +167,6 @@ class SmallDiffusionDecoder(nn.Module):
         network.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
         return cls(network, config).eval().requires_grad_(False)
 
-    def _check(self, tokens: Tensor, start: Tensor | None, indices: Sequence[int]) -> None:
-        config, size = self.network.config, self.size
-        if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (config.n_tokens, config.token_width):
-            raise ValueError(
-                f"SmallDiffusionDecoder: takes tokens of (B, {config.n_tokens}, {config.token_width}), got {tuple(tokens.shape)}."
-            )
-        if start is not None and tuple(start.shape) != (len(tokens), 3, size, size):
-            raise ValueError(
-                f"SmallDiffusionDecoder: start must be ({len(tokens)}, 3, {size}, {size}), got {tuple(start.shape)}."
-            )
-        if len(indices) != len(tokens):
-            raise ValueError(f"SmallDiffusionDecoder: {len(tokens)} pictures, but {len(indices)} numbers of them.")
-
 
 def schedule(time: float) -> tuple[float, float]:
     """Return alpha and sigma of a time."""
@@ -226,13 +201,3 @@ def solver_step(
         last, h_last = before
         direction = picture + h / (2 * h_last) * (picture - last)
     return sigma_next / sigma * x - alpha_next * math.expm1(-h) * direction, (picture, h)
-
-
-def picture_noise(shape: tuple[int, ...], *, seed: int, indices: Sequence[int]) -> Tensor:
-    """Normal noise (B, *shape) whose every row depends on `seed` and the picture's number only; drawn on the CPU."""
-    rows = []
-    for index in indices:
-        # torch's generator on the CPU reads 32 bits of a seed: both numbers are mixed into those
-        mixed = np.random.SeedSequence([int(seed), int(index)]).generate_state(1)[0]
-        rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(int(mixed))))
-    return torch.stack(rows)
