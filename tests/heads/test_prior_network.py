@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from chiasm.heads import prior_network
-from chiasm.heads.prior_network import GainNorm, PriorNetwork, PriorNetworkConfig
+from chiasm.heads import prior_attention, prior_network
+from chiasm.heads.prior_attention import GainNorm
+from chiasm.heads.prior_network import PriorNetwork, PriorNetworkConfig
 
 SMALL = {"dim": 24, "num_tokens": 5, "depth": 2, "heads": 3, "dim_head": 8, "ff_mult": 2}
 
@@ -41,7 +42,7 @@ def test_published_sizes_have_the_published_number_of_parameters(sizes: dict[str
 
 
 def test_relative_positions_are_exact_up_to_15_then_logarithmic_and_never_look_ahead() -> None:
-    buckets = prior_network._buckets(300)
+    buckets = prior_attention.relative_buckets(300)
     row = buckets[200]
     assert row[200 - 15 : 201].tolist() == list(range(15, -1, -1))
     assert row[201:].eq(0).all()  # keys ahead, all in bucket 0
@@ -95,7 +96,7 @@ def test_fused_and_plain_arithmetic_agree_forward_and_backward(monkeypatch: pyte
     network = _network(causal=causal, normformer=True)
     answers = []
     for threshold in (0, 10**9):
-        monkeypatch.setattr(prior_network, "_FUSED_FROM", threshold)
+        monkeypatch.setattr(prior_attention, "_FUSED_FROM", threshold)
         noisy, times, brain = _inputs()
         brain.requires_grad_()
         network.zero_grad()
