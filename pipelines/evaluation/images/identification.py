@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Rule = Literal["columns", "rows"]
+SLICE = 8192
+ROUNDING = 1e-6
+"""Deviation, relative to the mean, that rounding in float32 alone may cause."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,25 +53,27 @@ class Identification:
 def correlations(real: Tensor, reconstructed: Tensor) -> NDArray[np.float64]:
     """Pearson's correlation of every row of `real` (n, f) with every row of `reconstructed` (m, f), shape (n, m).
 
-    0 where one of the two is a constant: such a row is like nothing.
+    0 where one of the two is a constant but for rounding in float32: such a row is like nothing.
     """
     means = [torch.stack([row.double().mean() for row in rows]) for rows in (real, reconstructed)]
     products = torch.zeros(len(real), len(reconstructed), dtype=torch.float64, device=real.device)
     squares = [torch.zeros_like(mean) for mean in means]
     # In slices of the features: a layer of AlexNet has 186,624, and 1,000 images of it in float64 would be 1.5 GB.
-    for a, b in zip(real.split(8192, dim=1), reconstructed.split(8192, dim=1), strict=True):
-        a, b = (part.double() - mean[:, None] for part, mean in zip((a, b), means, strict=True))
+    for parts in zip(real.split(SLICE, dim=1), reconstructed.split(SLICE, dim=1), strict=True):
+        a, b = (part.double() - mean[:, None] for part, mean in zip(parts, means, strict=True))
         products += a @ b.T
         for total, part in zip(squares, (a, b), strict=True):
             total += part.square().sum(1)
-    # Features are float32: what is left of a constant row after its mean is rounding.
-    flat = [
-        total <= rows.shape[1] * (1e-12 * mean.abs().clamp_min(1e-30)).square()
+    norms = [
+        torch.where(total > rows.shape[1] * (ROUNDING * mean).square(), total.sqrt(), torch.inf)
         for total, mean, rows in zip(squares, means, (real, reconstructed), strict=True)
     ]
-    scale = squares[0].sqrt()[:, None] * squares[1].sqrt()[None, :]
-    found = torch.where(flat[0][:, None] | flat[1][None, :], 0.0, products / scale.clamp_min(1e-300))
-    return found.cpu().numpy()
+    return (products / norms[0][:, None] / norms[1][None, :]).cpu().numpy()
+
+
+def row_correlation(a: Tensor, b: Tensor) -> NDArray[np.float64]:
+    """Pearson's correlation of each row of `a` (n, f) with that of `b`; 0 where one is a constant."""
+    return np.array([correlations(x[None], y[None])[0, 0] for x, y in zip(a, b, strict=True)])
 
 
 def two_way(

@@ -5,10 +5,15 @@ Both are taken at 425 pixels (Ozcelik and VanRullen 2023; Scotti et al. 2023). S
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from .identification import correlations
 
 BASE_SIZE = 256
 """Side to which all images are brought first."""
@@ -19,6 +24,46 @@ GREY = (0.2125, 0.7154, 0.0721)
 SIGMA, RADIUS = 1.5, 5
 """Of the Gaussian window: truncated at 3.5 sigma, 11 x 11 pixels."""
 K1, K2 = 0.01, 0.03
+PIXEL_METRICS = ("PixCorr", "SSIM")
+BLOCK = 16
+"""Most images that are compared at a time; permuted pairs stay inside a block."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pairing:
+    """Which true image each reconstruction is compared with.
+
+    Parameters
+    ----------
+    blocks : tuple of ndarray of int64
+        Every image is in one block.
+    partners : tuple of ndarray of int64, shape (n,)
+        Reconstruction j is taken for image partners[k][j], of its own block. The first leaves all pairs as they are.
+    """
+
+    blocks: tuple[NDArray[np.int64], ...]
+    partners: tuple[NDArray[np.int64], ...]
+
+
+def permuted_pairs(n: int, count: int, seed: int = 0) -> Pairing:
+    """Draw permutations of n pairs that leave no pair as it is (none where n < 2).
+
+    Each is a random cycle (Sattolo 1986) through every block of randomly chosen images, so that the pixels that meet are in memory
+    together and resized and filtered once.
+    """
+    rng = np.random.default_rng(seed)
+    blocks = np.array_split(rng.permutation(n), max(1, -(-n // BLOCK)))
+    partners = [np.arange(n)]
+    for _ in range(count if n > 1 else 0):
+        partner = np.arange(n)
+        for block in blocks:
+            cycle = block.copy()
+            for i in range(len(cycle) - 1, 0, -1):
+                j = int(rng.integers(i))
+                cycle[i], cycle[j] = cycle[j], cycle[i]
+            partner[block] = cycle
+        partners.append(partner)
+    return Pairing(blocks=tuple(blocks), partners=tuple(partners))
 
 
 def as_images(pixels: NDArray | Tensor) -> Tensor:
@@ -29,7 +74,7 @@ def as_images(pixels: NDArray | Tensor) -> Tensor:
     ValueError
         For another type or shape.
     """
-    values = torch.as_tensor(pixels)
+    values = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.ascontiguousarray(pixels))
     if values.dtype != torch.uint8 or values.ndim != 4 or values.shape[3] != 3 or values.shape[1] != values.shape[2]:
         raise ValueError(f"images must be uint8 (n, S, S, 3), not {values.dtype} {tuple(values.shape)}")
     return values.permute(0, 3, 1, 2).float() / 255
@@ -48,7 +93,8 @@ def resized(images: Tensor, size: int, *, antialias: bool = True) -> Tensor:
     """
     if tuple(images.shape[2:]) == (size, size):
         return images
-    return interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=antialias)
+    smaller = size < max(images.shape[2:])  # the blurring filter is the plain one, only slower, where images get larger
+    return interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=antialias and smaller)
 
 
 def pixel_correlation(true: Tensor, reconstructed: Tensor, *, size: int = PIXEL_SIZE, antialias: bool = True) -> Tensor:
@@ -66,21 +112,10 @@ def pixel_correlation(true: Tensor, reconstructed: Tensor, *, size: int = PIXEL_
     Tensor, shape (n,), float64
         0 where one of the two is a constant.
     """
-    return torch.cat(
-        [
-            row_correlation(*(resized(images, size, antialias=antialias).flatten(1) for images in pair))
-            for pair in zip(true.split(16), reconstructed.split(16), strict=True)
-        ]
+    found = permuted_pixel_scores(
+        true, reconstructed, permuted_pairs(len(true), 0), size=size, antialias=antialias, metrics=("PixCorr",)
     )
-
-
-def row_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation of each row of `a` (n, f) with that of `b`, float64; 0 where one is a constant."""
-    a, b = ((x := rows.double()) - x.mean(1, keepdim=True) for rows in (a, b))
-    size = a.norm(dim=1) * b.norm(dim=1)
-    # Rounding of the mean leaves a constant row with a length of its own: far below any image's.
-    flat = (a.abs().amax(1) < 1e-9) | (b.abs().amax(1) < 1e-9)
-    return torch.where(flat, 0.0, (a * b).sum(1) / size.clamp_min(1e-300))
+    return found["PixCorr"][0]
 
 
 def structural_similarity(
@@ -100,30 +135,90 @@ def structural_similarity(
     -------
     Tensor, shape (n,), float64
     """
-    return torch.cat(
-        [
-            _grey_similarity(*(_grey(resized(images, size, antialias=antialias)) for images in pair))
-            for pair in zip(true.split(16), reconstructed.split(16), strict=True)
-        ]
+    found = permuted_pixel_scores(
+        true, reconstructed, permuted_pairs(len(true), 0), size=size, antialias=antialias, metrics=("SSIM",)
     )
+    return found["SSIM"][0]
+
+
+def permuted_pixel_scores(
+    true: Tensor,
+    reconstructed: Tensor,
+    pairing: Pairing,
+    *,
+    size: int = PIXEL_SIZE,
+    antialias: bool = True,
+    metrics: tuple[str, ...] = PIXEL_METRICS,
+) -> dict[str, Tensor]:
+    """Score pairs, and the same images under other pairings, for chance.
+
+    Images are resized and filtered once for all pairings, a block at a time.
+
+    Parameters
+    ----------
+    true, reconstructed : Tensor, shape (n, 3, S, S)
+    pairing : Pairing
+    size : int
+    antialias : bool
+    metrics : tuple of str
+
+    Returns
+    -------
+    dict of str to Tensor, shape (len(pairing.partners), n), float64
+    """
+    if true.shape[:2] != reconstructed.shape[:2]:
+        raise ValueError(f"pairs are needed, got {tuple(true.shape)} and {tuple(reconstructed.shape)}")
+    found = {name: torch.empty(len(pairing.partners), len(true), dtype=torch.float64) for name in metrics}
+    place = np.empty(len(true), dtype=np.int64)
+    for block in pairing.blocks:
+        place[block] = np.arange(len(block))
+        partners = [torch.from_numpy(place[partner[block]]) for partner in pairing.partners]
+        for name in metrics:
+            score = _correlations if name == "PixCorr" else _similarities
+            planes = (images[block] if name == "PixCorr" else _grey(images[block]) for images in (true, reconstructed))
+            found[name][:, block] = score(
+                *(resized(images, size, antialias=antialias) for images in planes), partners
+            ).cpu()
+    return found
+
+
+def _correlations(true: Tensor, made: Tensor, partners: list[Tensor]) -> Tensor:
+    table = torch.from_numpy(correlations(true.flatten(1), made.flatten(1)))
+    return torch.stack([table[partner, torch.arange(len(table))] for partner in partners])
 
 
 def _grey(images: Tensor) -> Tensor:
-    return torch.einsum("nchw,c->nhw", images.double(), torch.tensor(GREY, dtype=torch.float64, device=images.device))
+    return torch.einsum("nchw,c->nhw", images, torch.tensor(GREY, device=images.device))[:, None]
 
 
-def _grey_similarity(a: Tensor, b: Tensor) -> Tensor:
-    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=a.dtype, device=a.device)
+def _similarities(true: Tensor, made: Tensor, partners: list[Tensor]) -> Tensor:
+    """SSIM of blocks (n, 1, S, S): local means and variances once, the local covariance for each pairing."""
+    # Variances do not know a shift, and around 0 fewer digits cancel.
+    true, made = true[:, 0] - 0.5, made[:, 0] - 0.5
+    band = _band(true)
+    a, b, aa, bb = (band @ planes @ band.T for planes in (true, made, true.square(), made.square()))
+    variance_a, variance_b = aa - a.square(), bb - b.square()
+    c1, c2 = K1**2, K2**2
+    found = []
+    for partner in partners:
+        mean = a[partner]
+        covariance = band @ (true[partner] * made) @ band.T - mean * b
+        first, second = mean + 0.5, b + 0.5
+        luminance = (2 * first * second + c1) / (first.square() + second.square() + c1)
+        structure = (2 * covariance + c2) / (variance_a[partner] + variance_b + c2)
+        found.append((luminance * structure).double().mean((1, 2)))
+    return torch.stack(found)
+
+
+def _band(like: Tensor) -> Tensor:
+    """Build the Gaussian window as a banded matrix (S - 10, S): only positions whose window lies inside the image count.
+
+    Two products with it are several times as fast as convolutions of single planes.
+    """
+    size = like.shape[-1]
+    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
     window = torch.exp(-offsets.square() / (2 * SIGMA**2))
-    # Only positions whose window lies inside the image count, so that no rule for borders is needed. Two products with a banded matrix
-    # are several times as fast as convolutions of single planes in float64.
-    size = a.shape[-1]
-    band = a.new_zeros(size - 2 * RADIUS, size)
+    band = torch.zeros(size - 2 * RADIUS, size, dtype=torch.float64)
     for row in range(len(band)):
         band[row, row : row + len(window)] = window / window.sum()
-    planes = band @ torch.stack((a, b, a * a, b * b, a * b), dim=1) @ band.T
-    mean_a, mean_b, aa, bb, ab = planes.unbind(1)
-    c1, c2 = K1**2, K2**2
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    structure = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a.square() + bb - mean_b.square() + c2)
-    return (luminance * structure).mean((1, 2))
+    return band.to(like)

@@ -16,14 +16,13 @@ from ..intervals import Interval, bootstrap_mean
 from .feature_metrics import FEATURE_METRICS, FeatureMetric, permuted_scores
 from .feature_networks import Judges, load_networks
 from .identification import Rule
-from .pixel_metrics import BASE_SIZE, PIXEL_SIZE, as_images, pixel_correlation, resized, structural_similarity
+from .pixel_metrics import BASE_SIZE, PIXEL_SIZE, as_images, permuted_pairs, permuted_pixel_scores, resized
 
 CODES: dict[str, str] = {
     "CHI-IN-312": "True and reconstructed images are not as many as each other, or not square images of 8-bit colours.",
     "CHI-IN-313": "Two sets of scores are not of the same stimuli, so that their difference means nothing.",
 }
 
-PIXEL_METRICS = {"PixCorr": pixel_correlation, "SSIM": structural_similarity}
 HIGHER = {"two-way": True, "distance": False}
 """Whether more of it is better."""
 
@@ -189,7 +188,7 @@ class ImageScorer:
         self.antialias, self.n_draws, self.seed = antialias, n_draws, seed
         self.images = self._base(true, len(true))
         self.sha256 = hashlib.sha256(repr(true.shape).encode() + np.ascontiguousarray(true).tobytes()).hexdigest()
-        self.pairings = [np.arange(len(true)), *derangements(len(true), n_chance, seed)]
+        self.pairing = permuted_pairs(len(true), n_chance, seed)
         self._features: dict[str, dict[str, Tensor]] = {}
 
     def score(self, reconstructed: NDArray[np.uint8], *, declared: Mapping[str, str] | None = None) -> Scorecard:
@@ -201,7 +200,7 @@ class ImageScorer:
             ``CHI-IN-312``.
         """
         made = self._base(reconstructed, len(self.images))
-        rows = [self._pixel_score(name, made) for name in PIXEL_METRICS]
+        rows = self._pixel_rows(made)
         seen: dict[str, dict[str, Tensor]] = {}
         for metric in FEATURE_METRICS:
             settings: dict[str, Any] = {"network": metric.network, "layer": metric.layer}
@@ -223,16 +222,17 @@ class ImageScorer:
                     metric.network: network.features(made, antialias=self.antialias)
                 }  # metrics of a network stand together
             pair = (features[metric.network][metric.layer] for features in (self._features, seen))
-            found = permuted_scores(metric, *pair, self.pairings, rule=self.rule)
+            found = permuted_scores(metric, *pair, self.pairing.partners, rule=self.rule)
             if metric.kind == "two-way":
                 settings["tie_share"] = found[0].tie_share
             values = [one.per_image for one in found]
             rows.append(self._scored(metric.name, values, HIGHER[metric.kind], metric.published, settings))
         return Scorecard(scores=tuple(rows), n=len(made), stimuli_sha256=self.sha256, declared=dict(declared or {}))
 
-    def _pixel_score(self, name: str, made: Tensor) -> MetricScore:
-        values = [PIXEL_METRICS[name](self.images[partner], made).numpy() for partner in self.pairings]
-        return self._scored(name, values, True, True, {"size": PIXEL_SIZE, "antialias": self.antialias})
+    def _pixel_rows(self, made: Tensor) -> list[MetricScore]:
+        found = permuted_pixel_scores(self.images, made, self.pairing, antialias=self.antialias)
+        settings = {"size": PIXEL_SIZE, "antialias": self.antialias}
+        return [self._scored(name, list(values.numpy()), True, True, settings) for name, values in found.items()]
 
     def _scored(
         self, name: str, values: list[NDArray[np.float64]], higher: bool, published: bool, settings: Mapping[str, Any]
@@ -296,19 +296,6 @@ def score_images(
         ``CHI-IN-312``.
     """
     return ImageScorer(true, judges, rule=rule, antialias=antialias, seed=seed).score(reconstructed, declared=declared)
-
-
-def derangements(n: int, count: int, seed: int = 0) -> list[NDArray[np.int64]]:
-    """Draw permutations of n that move every element (one cycle through all, Sattolo 1986); none where n < 2."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(count if n > 1 else 0):
-        order = np.arange(n)
-        for i in range(n - 1, 0, -1):
-            j = int(rng.integers(i))
-            order[i], order[j] = order[j], order[i]
-        found.append(order)
-    return found
 
 
 def _missing(metric: FeatureMetric, reason: str, settings: Mapping[str, Any]) -> MetricScore:

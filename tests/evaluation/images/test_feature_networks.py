@@ -181,6 +181,7 @@ def test_clip_gives_its_image_embedding(store: Path) -> None:
     assert len(network.sha256) == 64
 
 
+@pytest.mark.filterwarnings("ignore:NOTE. The nodes obtained by tracing:UserWarning")
 @pytest.mark.parametrize("name", ["alexnet", "inception-v3", "efficientnet-b1", "swav-resnet50"])
 def test_torchvisions_own_networks_have_these_layers(store: Path, name: str) -> None:
     models = pytest.importorskip("torchvision.models", exc_type=ImportError)

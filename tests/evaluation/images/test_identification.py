@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chiasm.pipelines.evaluation.images.identification import correlations, two_way
+from chiasm.pipelines.evaluation.images.identification import correlations, row_correlation, two_way
 
 
 def counted(table: np.ndarray, rule: str) -> np.ndarray:
@@ -70,6 +70,8 @@ def test_correlations_are_numpys_also_far_from_zero_and_in_slices() -> None:
 def test_a_constant_reconstruction_is_like_nothing() -> None:
     real = torch.arange(12.0).reshape(3, 4) ** 2
     assert correlations(real, torch.full((3, 4), 0.1)).tolist() == [[0.0] * 3] * 3
+    assert row_correlation(torch.zeros(1, 5), torch.arange(5.0)[None]).tolist() == [0.0]
+    assert row_correlation(real, real * 2 + 1) == pytest.approx(1)
 
 
 def test_one_pair_cannot_be_compared() -> None:
