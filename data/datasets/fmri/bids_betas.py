@@ -83,7 +83,7 @@ def open_set(
     Raises
     ------
     InputError, ResourceError, SeveralErrors
-        ``CHI-IN-260`` to ``CHI-IN-269``, ``CHI-IN-284`` to ``CHI-IN-305``, those of NIfTI and of HDF5.
+        ``CHI-IN-260`` to ``CHI-IN-269``, ``CHI-IN-285`` to ``CHI-IN-305``, those of NIfTI and of HDF5.
     """
     place = derivative_with(root.resolve(), _PART)
     raw = raw_root(place)

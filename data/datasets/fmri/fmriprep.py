@@ -99,7 +99,7 @@ def open_set(
     Raises
     ------
     InputError, ToolError, ResourceError, SeveralErrors
-        ``CHI-IN-260`` to ``CHI-IN-269``, ``CHI-IN-284`` to ``CHI-IN-305``, ``CHI-TL-070``, those of NIfTI.
+        ``CHI-IN-260`` to ``CHI-IN-269``, ``CHI-IN-285`` to ``CHI-IN-305``, ``CHI-TL-070``, those of NIfTI.
     """
     chosen = settings or SingleTrialSettings()
     place = derivative_with(root.resolve(), _PART)
