@@ -54,7 +54,12 @@ def _description_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ["brain-mask", "mindbridge", "mindeye", "mindeye-low-level", "mindeye2", "monai", "swin-unetr"]
     kinds += ["swin-unetr-encoder", "unet3d", "whisper-encoder"]
     parser.add_argument("--kind", choices=kinds, help="of network")
-    parser.add_argument("--parameters", default="{}", metavar="JSON", help="of the network, as a JSON object")
+    parser.add_argument(
+        "--parameters",
+        default="{}",
+        metavar="JSON",
+        help="of the network, as a JSON object; of a brain network also subjects (labels in order) and prior",
+    )
     parser.add_argument("--channels", default="", metavar="A,B", help="input channels in the order of training")
     parser.add_argument(
         "--training-data", choices=["real", "synthetic"], default="real", help="what the weights were trained on"

@@ -19,8 +19,8 @@ CODES = {
     "CHI-WT-012": "The checkpoint holds no tensors by name.",
 }
 
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "network_weights", "net", "module")
-"""Keys under which training scripts put the network beside epoch, scores and optimiser; ``module`` is DeepSpeed's."""
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "network_weights", "net")
+"""Keys under which training scripts put the network beside epoch, scores and optimiser."""
 MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 MAX_DEPTH = 64
 MAX_TENSORS = 100_000
