@@ -88,6 +88,7 @@ def _brain_arguments(kind: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="median over voxels of the explainable variance of three-repeat means (default: 40)",
     )
+    kind.add_argument("--bold", action="store_true", help="write the first session's BOLD and events too (as fMRIPrep)")
     kind.set_defaults(handler=_brains)
 
 
@@ -105,6 +106,7 @@ def _brains(namespace: argparse.Namespace) -> int:
         strength=namespace.strength,
         stimuli=namespace.stimuli,
         stimuli_folder=namespace.stimuli_folder,
+        bold=namespace.bold,
         model=ForwardModel(noise_ceiling=namespace.noise_ceiling),
     )
     names = write_nsd(namespace.out, cohort)

@@ -60,7 +60,9 @@ class PhantomBrain:
     @property
     def ncsnr(self) -> NDArray[np.float64]:
         """Signal's over noise's standard deviation in a single trial, as written; (V,)."""
-        return self.strength / np.sqrt(self.noise.own**2 + (self.noise.shared**2).sum(axis=1)) * self.cortex.visual
+        std = np.sqrt(self.noise.own**2 + (self.noise.shared**2).sum(axis=1))
+        ratio: NDArray[np.float64] = self.strength / std * self.cortex.visual
+        return ratio
 
     def rng(self, *stream: int) -> np.random.Generator:
         """Return a stream of random numbers of this subject."""

@@ -14,6 +14,7 @@ from ...atomic import write_json, write_text, write_tsv
 from ...errors import RecipeError
 from ..heads import centred_affine, write_nifti
 from ..marker import FIELD
+from .bold import write_bold, write_stimuli
 from .brain import PhantomBrain, grow_brain, sessions
 from .cortex import AREAS, SPACING_MM
 from .forward_model import ForwardModel, channels
@@ -64,6 +65,8 @@ class NsdCohort:
     stimuli : str
         As `load_stimuli`.
     stimuli_folder : Path, optional
+    bold : bool
+        Write the first session's BOLD, too, as ``derivatives/fmriprep``.
     model : ForwardModel
 
     Raises
@@ -80,6 +83,7 @@ class NsdCohort:
     strength: float = 1.0
     stimuli: str = "fashion-mnist"
     stimuli_folder: Path | None = None
+    bold: bool = False
     model: ForwardModel = field(default_factory=ForwardModel)
 
     def __post_init__(self) -> None:
@@ -201,6 +205,7 @@ def write_nsd(out: Path, cohort: NsdCohort) -> list[str]:
         grow_brain(i, seed=cohort.seed, strength=cohort.strength, model=cohort.model)
         for i in range(1, cohort.subjects + 1)
     ]
+    bold_images: set[int] = set()
     for brain, images in zip(brains, plan.subject_images, strict=True):
         _write_anatomy(out, brain)
         signal = brain.signal(driven, source.categories)
@@ -209,7 +214,14 @@ def write_nsd(out: Path, cohort: NsdCohort) -> list[str]:
             betas = brain.session_betas(signal[images[plan.ordering[trials]]], session)
             volumes = stored_betas(betas, brain.cortex.voxel, brain.cortex.shape)
             write_hdf5(folder / f"betas_session{session:02d}.hdf5", "betas", volumes)
+        if cohort.bold:
+            first = images[plan.ordering[next(iter(sessions(len(plan.ordering))))]]
+            sides = np.where(np.isin(first, plan.shared), "test", "train").tolist()
+            write_bold(out / "derivatives" / "fmriprep", brain, signal[first], first.tolist(), sides=sides)
+            bold_images.update(first.tolist())
         write_nifti(folder / "ncsnr.nii.gz", brain.cortex.painted(brain.ncsnr.astype(np.float32)), _affine(brain))
+    if cohort.bold:
+        write_stimuli(out / "derivatives" / "fmriprep", source.images, sorted(bold_images), NOTE)
     write_json(out / "phantom.json", _recipe(cohort, source, plan, brains))
     return [_name(brain) for brain in brains]
 

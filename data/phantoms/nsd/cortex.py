@@ -136,4 +136,7 @@ def smooth_field(cortex: Cortex, rng: np.random.Generator, n: int, *, length_mm:
     waves = 96
     turns = rng.standard_normal((n, waves, 2)) / length_mm
     phases = rng.uniform(0, 2 * np.pi, (n, waves))
-    return np.sqrt(2 / waves) * np.cos(np.einsum("vi,nwi->vnw", cortex.sheet_mm, turns) + phases).sum(axis=-1)
+    fields: NDArray[np.float64] = np.sqrt(2 / waves) * np.cos(
+        np.einsum("vi,nwi->vnw", cortex.sheet_mm, turns) + phases
+    ).sum(axis=-1)
+    return fields

@@ -179,7 +179,8 @@ def _pixel_of_places(model: ForwardModel) -> NDArray[np.int64]:
     per_deg = SIZE / model.field_deg
     column = np.clip(np.floor(SIZE / 2 + x * per_deg), 0, SIZE - 1).astype(np.int64)
     row = np.clip(np.floor(SIZE / 2 - y * per_deg), 0, SIZE - 1).astype(np.int64)
-    return row * SIZE + column
+    pixel: NDArray[np.int64] = row * SIZE + column
+    return pixel
 
 
 @cache

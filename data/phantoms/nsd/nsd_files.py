@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...atomic import atomic_path, write_bytes, write_text
+from ...atomic import atomic_path, write_text
 from ...errors import ToolError
 
 CODES: dict[str, str] = {"CHI-TL-022": "h5py, which reads and writes HDF5, is not installed"}
@@ -72,12 +72,11 @@ def write_mat(path: Path, tables: Mapping[str, NDArray[Any]]) -> None:
     """Write a MATLAB 5 file without the time of day in its header."""
     from scipy.io import savemat
 
-    stream = io.BytesIO()
-    savemat(
-        stream, {name: np.asarray(values, dtype=np.float64) for name, values in tables.items()}, do_compression=True
-    )
-    header = b"MATLAB 5.0 MAT-file, written by chiasm phantom".ljust(116)
-    write_bytes(path, header, stream.getvalue()[116:])
+    values = {name: np.asarray(table, dtype=np.float64) for name, table in tables.items()}
+    with atomic_path(path) as temporary:
+        savemat(temporary, values, appendmat=False, do_compression=True)
+        with temporary.open("r+b") as stream:
+            stream.write(b"MATLAB 5.0 MAT-file, written by chiasm phantom".ljust(116))
 
 
 def write_labels(path: Path, labels: Sequence[str]) -> None:

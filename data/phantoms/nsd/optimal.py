@@ -169,14 +169,15 @@ class OptimalDecoder:
             raise _changed(path.as_posix()) from error
         return shown
 
-    def _session(self, subject: str, session: int, n: int, voxel: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _session(self, subject: str, session: int, n: int, voxel: NDArray[np.int64]) -> Values:
         path = Path("nsddata_betas", "ppdata", _name(subject), "func1pt8mm", BETAS_FOLDER)
         path /= f"betas_session{session:02d}.hdf5"
         volumes = _hdf5(self.root / path, "betas", path.as_posix())
         if volumes.shape != (n, *self.brain(subject).cortex.shape[::-1]):
             raise _changed(path.as_posix())
         x, y, z = voxel.T
-        return volumes[:, z, y, x].astype(np.float32) / BETA_SCALE
+        percent: Values = volumes[:, z, y, x].astype(np.float32) / np.float32(BETA_SCALE)
+        return percent
 
 
 def optimal_retrieval(
@@ -241,7 +242,8 @@ def _recipe(root: Path) -> dict[str, Any]:
 
 def _model(values: Any) -> ForwardModel:
     try:
-        return ForwardModel(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return ForwardModel(**given)
     except (TypeError, AttributeError) as error:
         raise _changed("phantom.json") from error
 

@@ -54,7 +54,7 @@ def run_design(n_trials: int, model: ForwardModel) -> RunDesign:
     if spare > 0:  # blanks evenly spread
         slots = np.delete(slots, np.linspace(8, len(slots) - 8, spare).round().astype(int))
     slots = slots[:n_trials] if spare >= 0 else np.arange(n_trials)
-    onsets = slots * model.slot_s
+    onsets = (slots * model.slot_s).astype(np.float64)
     n_volumes = int(np.ceil(max(model.slots, n_trials + 4) * model.slot_s / model.repetition_s))
     fine = 0.1
     t = np.arange(0, 32, fine)

@@ -50,7 +50,8 @@ def draw_tuning(cortex: Cortex, rng: np.random.Generator, model: ForwardModel) -
     def field(n: int) -> NDArray[np.float64]:
         smooth = smooth_field(cortex, rng, n, length_mm=model.smooth_mm)[cortex.visual]
         own = rng.standard_normal(smooth.shape)
-        return np.sqrt(model.smooth_share) * smooth + np.sqrt(1 - model.smooth_share) * own
+        mixed: NDArray[np.float64] = np.sqrt(model.smooth_share) * smooth + np.sqrt(1 - model.smooth_share) * own
+        return mixed
 
     area = cortex.area[cortex.visual]
     kind = np.array([FIELD_CLASS[name] for name in AREAS])[area]
@@ -81,7 +82,8 @@ def category_vector(name: str, n: int) -> Values:
     """Place of a category in the space that people share: drawn from its name, of unit length."""
     seed = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big")
     vector = np.random.default_rng(seed).standard_normal(n)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: Values = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit
 
 
 def shape_space(driven: Values, model: ForwardModel) -> Values:
@@ -130,7 +132,8 @@ def _place_drive(driven: Values, tuning: Tuning, model: ForwardModel) -> Values:
     summed = np.zeros((len(driven), len(pool)), dtype=np.float32)
     for channel in np.flatnonzero(driven.any(axis=(0, 2))):  # grey images have no colour
         summed += (driven[:, channel] @ pool.T) * tuning.channel_weights[:, channel]
-    return summed**model.exponent
+    compressed: Values = summed**model.exponent
+    return compressed
 
 
 def _zscored(values: NDArray[np.floating]) -> Values:
