@@ -106,7 +106,7 @@ def _tokenizer(folder: Path) -> Any:
     try:
         for name in TOKENIZERS:  # the library answers broken JSON with a bare Exception
             if (folder / name).is_file() and not isinstance(json.loads((folder / name).read_text("utf-8")), dict):
-                raise ValueError(f"{name} is no JSON object")
+                raise TypeError(f"{name} is no JSON object")
         with quiet():
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -89,6 +89,35 @@ def load_scheduler(folder: Path, kind: Any, *, name: str = "scheduler", **change
             raise _unfit(folder, name, type(error).__name__) from error
 
 
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """Load CLIP's tokenizer from ``folder/name``.
+
+    Raises
+    ------
+    WeightsError
+        ``CHI-WT-077``, ``CHI-WT-078``.
+    """
+    from transformers import CLIPTokenizer
+
+    place = folder / name
+    found = [place / file for file in ("tokenizer.json", "vocab.json") if (place / file).is_file()]
+    if not found:
+        raise WeightsError(
+            "CHI-WT-077",
+            f"'{name}' has no tokenizer.json or vocab.json.",
+            "Give the folder of the whole pipeline in diffusers' form.",
+            file=folder.name,
+        )
+    with quiet():
+        try:
+            for path in found:  # the library answers broken JSON with a bare Exception
+                if not isinstance(json.loads(path.read_text("utf-8")), dict):
+                    raise TypeError(path.name)
+            return CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _unfit(folder, name, type(error).__name__) from error
+
+
 def component_folder(folder: Path, name: str) -> Path:
     """Return a component's folder; ``CHI-WT-077`` where it is missing."""
     place = folder / name

@@ -88,7 +88,7 @@ def begin(
     *,
     steps: int | Sequence[int],
     start: Tensor | None = None,
-    strength: float = 1.0,
+    skip: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Set the time steps; return the latents to begin with and the times that are left to run.
 
@@ -100,13 +100,13 @@ def begin(
         A number, spaced as the scheduler does, or the training steps themselves, from the noisiest.
     start : Tensor, shape (B, c, h, w), optional
         Latents to begin from.
-    strength : float
-        Share of the schedule that is run from them.
+    skip : int
+        How many steps are left out then (`first_step`).
     """
     times = set_times(scheduler, steps, noise.device)
     if start is None:
         return noise * scheduler.init_noise_sigma, times
-    times = times[first_step(len(times), strength) :]
+    times = times[skip:]
     if not len(times):
         return start, times
     latents: Tensor = scheduler.add_noise(start, noise, times[:1].repeat(len(noise)))

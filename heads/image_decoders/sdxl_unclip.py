@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .diffusers_folder import check_size, load_component
 from .interface import check_request, to_pixels
-from .latent_sampling import Noise, batches, begin, decoded, run_schedule, start_latents
+from .latent_sampling import Noise, batches, begin, decoded, first_step, run_schedule, start_latents
 
 TRAINING_STEPS = 1000
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -142,7 +142,11 @@ class SdxlUnclip:
         if start is None:  # the authors begin from a normal draw, not from zero, under the noise
             from_start, strength = noise.draw(shape, "beginning", weight.device), 1.0
         latents, times = begin(
-            self.scheduler, drawn, steps=published_times(config.steps), start=from_start, strength=strength
+            self.scheduler,
+            drawn,
+            steps=published_times(config.steps),
+            start=from_start,
+            skip=first_step(config.steps, strength),
         )
         conditions = self._conditions(tokens.to(weight.device).float(), noise).to(weight.dtype)
         added = size_vector(config.pixels, config.added).to(weight).expand(len(conditions), -1)

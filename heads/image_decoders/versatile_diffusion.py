@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .diffusers_folder import check_size, load_component, load_scheduler
 from .interface import check_request, to_pixels
-from .latent_sampling import Noise, batches, begin, decoded, run_schedule, start_latents
+from .latent_sampling import Noise, batches, begin, decoded, first_step, run_schedule, start_latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,8 @@ class VersatileDiffusion:
         config, side = self.config, unet.config.sample_size
         drawn = noise.draw((unet.config.in_channels, side, side), "latents", conditions.device)
         from_start = None if start is None else start_latents(self.vae, start, self.resolution, noise)
-        latents, times = begin(self.scheduler, drawn, steps=config.steps, start=from_start, strength=strength)
+        skip = first_step(config.steps, strength)
+        latents, times = begin(self.scheduler, drawn, steps=config.steps, start=from_start, skip=skip)
         if config.guidance != 1:
             conditions = torch.cat([torch.zeros_like(conditions), conditions])
 
