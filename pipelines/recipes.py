@@ -278,9 +278,16 @@ def _on_base(tree: dict[str, Any], name: str) -> Mapping[str, Any]:
             "CHI-RC-003", f"recipe '{name}', base: '{base}' is a variant itself.", "Name its base instead."
         )
     merged: dict[str, Any] = _merged(under, tree)
-    if isinstance(merged.get("components"), Mapping):  # `NAME: null` takes a component of the base away
-        merged["components"] = {name: spec for name, spec in merged["components"].items() if spec is not None}
+    if isinstance(merged.get("components"), Mapping):  # `NAME: null` takes a component of the base away, or a parameter of one
+        kept = {name: spec for name, spec in merged["components"].items() if spec is not None}
+        merged["components"] = {name: _without_nulls(spec) for name, spec in kept.items()}
     return merged
+
+
+def _without_nulls(spec: Any) -> Any:
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("parameters"), Mapping):
+        return spec
+    return {**spec, "parameters": {name: value for name, value in spec["parameters"].items() if value is not None}}
 
 
 def _merged(under: Any, over: Any) -> Any:

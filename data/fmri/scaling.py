@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .betas import Betas
+from .decoding_set import BrainSubject
 from .trials import TRAIN, Trials
 
 CODES: dict[str, str] = {
@@ -242,3 +243,8 @@ def _damaged(problem: str) -> InputError:
     return InputError(
         "CHI-IN-277", f"saved statistics of voxels cannot be used: {problem}.", "Fit them again on the training trials."
     )
+
+
+def own_scaler(subject: BrainSubject, kind: str) -> VoxelScaler:
+    """Fit a scaler on a subject's own training trials; betas that are scaled already (`normalised`) stay as they are."""
+    return fit_scaler(subject.betas, subject.trials, "none" if subject.normalised else kind)

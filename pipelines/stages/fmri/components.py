@@ -11,10 +11,11 @@ import torch
 from ....data.errors import WeightsError
 from ....data.fmri.scaling import VoxelScaler
 from ....encoders.target_spaces import TargetEncoder, load_target
-from ...engine.tensors import fill, read_tensors
+from ...engine.brain_weights import load_brain
+from ...engine.tensors import read_tensors
 from ...engine.weights import WeightsFolder, check_synthetic, find, find_all
 from ...fmri_recipe import FmriRecipe
-from ...training.fmri.model import BrainModel, build_model
+from ...training.fmri.model import BrainModel
 from .predictor import ImageMaker, LatentSpace
 
 CODES: dict[str, str] = {
@@ -50,10 +51,8 @@ def load_trained(recipe: FmriRecipe, folder: WeightsFolder, device: str | torch.
     """
     config = folder.config
     _check_settings(recipe, config, folder.name)
-    model = build_model(recipe, config["n_voxels"], parameters=config["parameters"])
-    fill(model.network, read_tensors(folder.files["model"]), folder.name)
-    if model.prior is not None:
-        fill(model.prior, read_tensors(folder.files["prior"]), f"{folder.name}, prior")
+    network, prior = load_brain(folder)
+    model = BrainModel(config["kind"], network, prior if "prior" in recipe.components else None)
     states: dict[str, dict[str, Any]] = {}
     if "scalers" in folder.files:
         for key, value in read_tensors(folder.files["scalers"]).items():

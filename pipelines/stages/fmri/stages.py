@@ -14,7 +14,7 @@ import numpy as np
 from ....data.atomic import write_bytes, write_json, write_tsv
 from ....data.datasets.fmri import open_decoding_set
 from ....data.errors import InputError, SeveralErrors
-from ....data.fmri.scaling import fit_scaler
+from ....data.fmri.scaling import own_scaler
 from ....data.fmri.trials import by_image
 from ....data.fmri_discovery import root_of
 from ....data.patients import Session
@@ -120,7 +120,7 @@ class DecodeImages(Stage):
         """Decode one subject."""
         trained: TrainedModel = context.components["trained"]
         subject = item.subject
-        scaler = trained.scalers.get(subject.name) or fit_scaler(subject.betas, subject.trials, "none")
+        scaler = trained.scalers.get(subject.name) or own_scaler(subject, self.recipe.betas.scaling)
         unseen = scaler.unseen(np.unique(item.trials.session))
         if unseen:
             context.flags.append(

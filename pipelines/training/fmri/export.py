@@ -12,7 +12,7 @@ from torch import Tensor
 from ....encoders.target_spaces import target_space
 from ...engine.tensors import write_folder
 from ...fmri_recipe import FmriRecipe
-from .model import BrainModel, network_parameters
+from .model import BrainModel, network_parameters, prior_parameters
 from .prepare import Prepared
 from .settings import FmriTraining
 
@@ -51,7 +51,7 @@ def export(
         "kind": model.kind,
         "parameters": network_parameters(recipe),
         "n_voxels": dict(model.n_voxels),
-        "prior": dict(recipe.components["prior"].parameters) if model.prior is not None else None,
+        "prior": prior_parameters(recipe) if model.prior is not None else None,
         "target": {"name": space.name, "sha256": about["target_sha256"], "normalisation": space.normalisation},
         "text_target": recipe.text_target,
         "low_level": recipe.low_level,

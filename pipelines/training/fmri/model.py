@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from ....data.errors import RecipeError
 from ....encoders.brain_tokens import BrainTokens
 from ....encoders.target_spaces import TargetSpace, target_space
-from ....heads.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
-from ....heads.prior_network import PriorNetworkConfig
+from ....heads.diffusion_prior import DiffusionPrior
+from ...engine.brain_weights import build_prior
 from ...engine.components import configure
 from ...fmri_recipe import FmriRecipe
 
@@ -87,17 +86,8 @@ def low_level_parameters(space: TargetSpace) -> dict[str, Any]:
     return {"latent_channels": channels, "side": side // 4}
 
 
-def build_model(
-    recipe: FmriRecipe, n_voxels: Mapping[str, int], *, parameters: Mapping[str, Any] | None = None
-) -> BrainModel:
-    """Build a model with fresh weights.
-
-    Parameters
-    ----------
-    recipe : FmriRecipe
-    n_voxels : mapping of str to int
-    parameters : mapping, optional
-        Of the network, instead of the recipe's (a weights folder's own).
+def build_model(recipe: FmriRecipe, n_voxels: Mapping[str, int]) -> BrainModel:
+    """Build a model with fresh weights for some subjects.
 
     Raises
     ------
@@ -105,8 +95,8 @@ def build_model(
         ``CHI-RC-061`` wrong parameters, ``CHI-RC-151``.
     """
     kind = recipe.network_kind
-    network = build_network(kind, parameters if parameters is not None else network_parameters(recipe), n_voxels)
-    return BrainModel(kind, network, build_prior(recipe))
+    network = build_network(kind, network_parameters(recipe), n_voxels)
+    return BrainModel(kind, network, fresh_prior(recipe))
 
 
 def build_network(kind: str, parameters: Mapping[str, Any], n_voxels: Mapping[str, int]) -> nn.Module:
@@ -139,17 +129,19 @@ def build_network(kind: str, parameters: Mapping[str, Any], n_voxels: Mapping[st
     raise ValueError(f"no brain network is called '{kind}'")
 
 
-def build_prior(recipe: FmriRecipe) -> DiffusionPrior | None:
-    """Build the recipe's prior with fresh weights, or None."""
+def prior_parameters(recipe: FmriRecipe) -> dict[str, Any] | None:
+    """Return the prior's parameters: what the recipe says, and the shapes that follow from its target; None without a prior."""
     spec = recipe.components.get("prior")
     if spec is None:
         return None
     space = target_space(recipe.target)
-    own = {field.name for field in fields(PriorNetworkConfig)}
-    given = {"dim": space.width, "num_tokens": space.tokens, **spec.parameters}
-    network = configure(PriorNetworkConfig, {k: v for k, v in given.items() if k in own}, "diffusion-prior")
-    config = configure(DiffusionPriorConfig, {k: v for k, v in given.items() if k not in own}, "diffusion-prior")
-    return DiffusionPrior(network, config)
+    return {"dim": space.width, "num_tokens": space.tokens, **spec.parameters}
+
+
+def fresh_prior(recipe: FmriRecipe) -> DiffusionPrior | None:
+    """Build the recipe's prior with fresh weights, or None."""
+    parameters = prior_parameters(recipe)
+    return None if parameters is None else build_prior(parameters)
 
 
 def count_parameters(model: nn.Module) -> int:

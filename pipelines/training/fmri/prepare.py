@@ -14,7 +14,7 @@ from torch import Tensor
 from ....data.datasets.fmri import open_decoding_set, subject_names
 from ....data.errors import InputError, did_you_mean
 from ....data.fmri.decoding_set import BrainSubject, DecodingSet, Stimuli
-from ....data.fmri.scaling import VoxelScaler, fit_scaler
+from ....data.fmri.scaling import VoxelScaler, own_scaler
 from ....data.fmri.stimulus_splits import check_disjoint, hold_out
 from ....data.fmri.trials import TRAIN, ImageTrials, Trials, by_image
 from ....encoders.target_spaces import TargetEncoder
@@ -123,7 +123,7 @@ def prepare(
             )
         found[subject.name] = PreparedSubject(
             subject=subject,
-            scaler=fit_scaler(subject.betas, trials, recipe.betas.scaling),
+            scaler=own_scaler(subject, recipe.betas.scaling),
             train=sides["train"],
             validation=sides["val"],
             test=sides["test"],

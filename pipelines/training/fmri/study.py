@@ -19,7 +19,7 @@ from ...evaluation.intervals import bootstrap_mean
 from ...fmri_recipe import FmriRecipe
 from ...stages.fmri.predictor import ImageMaker, Predicted, predict
 from ...stages.fmri.scoring import ceiling_of, declared, encode_images, retrieval_hits, retrieval_rows
-from .model import BrainModel, build_prior
+from .model import BrainModel, fresh_prior
 from .prepare import Prepared, PreparedSubject, TargetTable, encode
 from .ridge_fit import ridge_model
 from .settings import FmriTraining
@@ -166,7 +166,7 @@ class _Scoring:
         found += self._without_decoder(predicted)
         if model.prior is not None:
             torch.manual_seed(self.seed)
-            prior = build_prior(self.recipe)
+            prior = fresh_prior(self.recipe)
             untrained = BrainModel(model.kind, model.network, prior).to(next(model.parameters()).device).eval()
             found.append(self._decoded("untrained prior", "control", untrained, predicted, samples=1, retrieve=False))
         if self.maker.decoder is not None:
