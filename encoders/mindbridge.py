@@ -96,7 +96,8 @@ def unified_voxels(voxels: Tensor, length: int, pool: Pool = "max") -> Tensor:
 
 def divided_by_first(tokens: Tensor) -> Tensor:
     """Divide (B, N, d) by the norm of each item's first token: what the authors do to predicted tokens before decoding."""
-    return tokens / (tokens[:, :1].norm(dim=-1, keepdim=True) + 1e-6)
+    length: Tensor = tokens[:, :1].norm(dim=-1, keepdim=True)
+    return tokens / (length + 1e-6)
 
 
 class Adapter(nn.Module):

@@ -145,7 +145,7 @@ class _TimeMLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x.to(self.net[2].weight.dtype))
+        out: Tensor = self.net(x.to(self.net.get_parameter("2.weight").dtype))
         return out
 
 
@@ -169,6 +169,7 @@ class _Transformer(nn.Module):
         dim, inner = config.dim, config.ff_mult * config.dim
         self.init_norm = GainNorm(dim) if config.norm_in else nn.Identity()
         self.rel_pos_bias = RelativeBias(config.heads, config.sequence_length, causal=config.causal)
+        self.rotary = config.rotary_emb
         self.layers = nn.ModuleList()
         for _ in range(config.depth):
             attention = MultiQueryAttention(
@@ -193,9 +194,10 @@ class _Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.init_norm(x)
         bias = self.rel_pos_bias()
-        frequencies = self.layers[0][0].rotary_emb  # the same in every layer
+        frequencies = self.layers[0].get_submodule("0.rotary_emb") if self.rotary else None  # the same in every layer
         rotary = None if frequencies is None else frequencies(x.shape[1])
-        for attention, feed_forward in self.layers:
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             x = x + attention(x, bias, rotary)
             x = x + feed_forward(x)
         out: Tensor = self.project_out(self.norm(x))

@@ -101,7 +101,7 @@ def batch_noise(noise: Tensor | ItemNoise | torch.Generator | None, like: Tensor
 
 
 def _given(noise: Tensor) -> Draw:
-    rows = iter(noise)
+    rows = iter(noise.unbind())
 
     def draw() -> Tensor:
         row = next(rows, None)
