@@ -81,12 +81,12 @@ def test_drift_between_sessions_is_taken_out_by_the_scaler() -> None:
 
 
 def test_voxels_without_variance_or_without_noise() -> None:
-    image = np.repeat(np.arange(10), 2)
-    n = np.arange(20)
-    trials = Trials(row=n, image=image, session=n * 0 + 1, repeat=n % 2, split=np.zeros(20, np.int8))
-    values = np.stack([np.full(20, 0.1), image.astype(float)], axis=1)
+    image = np.repeat(np.arange(10), 3)
+    n = np.arange(30)
+    trials = Trials(row=n, image=image, session=n * 0 + 1, repeat=n % 3, split=np.zeros(30, np.int8))
+    values = np.stack([np.full(30, 0.1), image.astype(float)], axis=1)
     got = estimate_reliability(ArrayBetas(values), trials)
-    assert got.ncsnr[0] == 0
+    assert (got.signal[0], got.noise[0], got.ncsnr[0]) == (0, 0, 0)
     assert got.ncsnr[1] == np.inf
     np.testing.assert_allclose(got.noise_ceiling(1), [0, 100])
     np.testing.assert_allclose(got.split_half, [0, 1])

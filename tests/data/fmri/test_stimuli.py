@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chiasm.data.errors import InputError, SeveralErrors
+from chiasm.data.errors import InputError, SeveralErrors, ToolError
 from chiasm.data.fmri.stimuli import ArrayStimuli, FolderStimuli, Hdf5Stimuli
 
 
@@ -121,6 +122,7 @@ def test_hdf5_that_leads_elsewhere_or_claims_too_much(tmp_path: Path) -> None:
         layout = h5py.VirtualLayout((4, 32, 32, 3), "u1")
         layout[:] = h5py.VirtualSource(str(tmp_path / "other.hdf5"), "imgBrick", (4, 32, 32, 3))
         file.create_virtual_dataset("virtual", layout)
+        file["padding"] = np.zeros(200_000, np.uint8)  # so that the file is long enough for what its tables claim
         file["group/x"] = 1
         file["text"] = "abc"
         file.create_dataset("blocks", (10_000, 500, 500, 3), "f8", chunks=(1000, 500, 500, 3), compression="gzip")
@@ -169,6 +171,23 @@ def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         FolderStimuli(tmp_path).read(np.array([0]), size=8)
     assert caught.value.code == "CHI-IN-263"
+
+
+def test_whole_images_of_unfit_size(tmp_path: Path) -> None:
+    Image.new("1", (9000, 8000)).save(tmp_path / "a.png")
+    Image.new("1", (101, 2)).save(tmp_path / "b.png")
+    source = FolderStimuli(tmp_path)
+    for image, says in ((0, "9000 x 8000 pixels"), (1, "strip")):
+        with pytest.raises(InputError, match=says) as caught:
+            source.read(np.array([image]), size=8)
+        assert caught.value.code == "CHI-IN-263"
+
+
+def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ToolError) as caught:
+        Hdf5Stimuli(tmp_path / "s.hdf5")
+    assert caught.value.code == "CHI-TL-026"
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def test_within_a_subject(other: int) -> None:
     assert ": 4." in str(caught.value)
 
 
+def test_validation_and_test_share_nothing_either() -> None:
+    with pytest.raises(InputError, match="val, test"):
+        check_disjoint([subject("01", trials([4, 1], [1, 0])), subject("02", trials([4], [2]))])
+
+
 def test_across_subjects_names_five() -> None:
     pair = [subject("01", trials(list(range(7)), [0] * 7)), subject("02", trials(list(range(7)), [2] * 7))]
     with pytest.raises(InputError, match="7 stimuli") as caught:

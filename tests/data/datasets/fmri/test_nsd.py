@@ -138,6 +138,13 @@ def test_all_forms_give_equal_betas(form: str, tree: Tree) -> None:
         np.testing.assert_allclose(subject.mask.affine, AFFINE)
 
 
+def test_hdf5_is_taken_where_both_forms_are_there(tree: Tree) -> None:
+    tree.write()
+    (tree.betas_folder(1) / "betas_session02.nii.gz").write_bytes(b"not looked at")
+    got = open_decoding_set(tree.root, subjects=["01"]).subjects[0]
+    np.testing.assert_allclose(got.betas.read(np.arange(36)), tree.expected(1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("chunks", [(1, 3, 4, 5), (9, 1, 4, 1), (9, 2, 4, 5), (4, 3, 4, 5)])
 def test_however_the_hdf5_is_packed(chunks: tuple[int, ...], tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.write()
