@@ -246,6 +246,15 @@ def test_masks_and_volumes_that_do_not_fit(tmp_path: Path) -> None:
     assert codes(root) == ["CHI-IN-003"]
 
 
+def test_a_mask_that_lies_elsewhere(tmp_path: Path) -> None:
+    root = write_set(tmp_path)
+    shifted = AFFINE.copy()
+    shifted[1, 3] = 3.0
+    mask = nib.Nifti1Image(brain().astype(np.uint8), shifted)
+    nib.save(mask, f"{base_of(root, '02')}_space-T1w_desc-brain_mask.nii.gz")
+    assert codes(root, subjects=["02"]) == ["CHI-IN-296"]
+
+
 def test_one_space_is_used_and_said(tmp_path: Path) -> None:
     root = write_set(tmp_path)
     for path in list((root / "sub-01/func").glob("*space-T1w*")):
