@@ -84,7 +84,7 @@ def test_voxels_without_variance_or_without_noise() -> None:
     image = np.repeat(np.arange(10), 3)
     n = np.arange(30)
     trials = Trials(row=n, image=image, session=n * 0 + 1, repeat=n % 3, split=np.zeros(30, np.int8))
-    values = np.stack([np.full(30, 0.1), image.astype(float)], axis=1)
+    values = np.stack([np.full(30, 12345.678), image.astype(float)], axis=1)
     got = estimate_reliability(ArrayBetas(values), trials)
     assert (got.signal[0], got.noise[0], got.ncsnr[0]) == (0, 0, 0)
     assert got.ncsnr[1] == np.inf
