@@ -57,7 +57,8 @@ class ClipImages:
             return tokens[:, 1:] if self.space.layer == "hidden-patches" else tokens
         if self.space.layer == "versatile":
             tokens = model.visual_projection(model.vision_model.post_layernorm(out.last_hidden_state))
-            return tokens / tokens[:, :1].norm(dim=-1, keepdim=True)
+            norm: Tensor = torch.linalg.vector_norm(tokens[:, :1], dim=-1, keepdim=True)
+            return tokens / norm
         tokens = out.image_embeds[:, None]
         return normalize(tokens, dim=-1) if self.space.layer == "unit-embedding" else tokens
 

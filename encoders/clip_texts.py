@@ -47,7 +47,8 @@ class ClipTexts:
         model: Any = self.model
         out = model(words.input_ids.to(next(self.model.parameters()).device))
         tokens: Tensor = model.text_projection(out.last_hidden_state)
-        return tokens / out.text_embeds[:, None].norm(dim=-1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(out.text_embeds[:, None], dim=-1, keepdim=True)
+        return tokens / norm
 
 
 def load_text_target(

@@ -282,7 +282,7 @@ def _append(file: IO[bytes], values: NDArray[np.floating], partial: Path, done: 
     offset = os.fstat(file.fileno()).st_size
     state = json.loads(_state(partial).read_text("utf-8"))
     offset -= (state["rows"] - done + len(values)) * row
-    data = memoryview(np.ascontiguousarray(values)).cast("B")
+    data = memoryview(np.ascontiguousarray(values).tobytes())
     while data:
         written = os.pwrite(file.fileno(), data, offset)
         data, offset = data[written:], offset + written

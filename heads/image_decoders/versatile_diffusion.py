@@ -80,7 +80,7 @@ class VersatileDiffusion:
     def resolution(self) -> int:
         """Side of a picture."""
         unet, vae = self.unet, self.vae
-        return int(unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1))  # type: ignore[union-attr,operator,arg-type]
+        return int(unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1))  # type: ignore[union-attr,arg-type]
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -190,9 +190,7 @@ class SharedAttention(nn.Module):
         self, hidden: Tensor, encoder_hidden_states: Tensor, return_dict: bool = False, **_: object
     ) -> tuple[Tensor]:
         """Return the features (B, c, h, w), alone in a tuple."""
-        words, patches = encoder_hidden_states.split(
-            [self.text_tokens, encoder_hidden_states.shape[1] - self.text_tokens], dim=1
-        )
+        words, patches = encoder_hidden_states[:, : self.text_tokens], encoder_hidden_states[:, self.text_tokens :]
         text = self.text(hidden, encoder_hidden_states=words, return_dict=False)[0]
         image = self.image(hidden, encoder_hidden_states=patches, return_dict=False)[0]
         return (self.text_share * text + (1 - self.text_share) * image,)
