@@ -261,7 +261,7 @@ def _weights(problem: _Problem, factor: Factor, grid: tuple[float, ...], best: T
     weights = torch.empty(problem.x.shape[1], n_targets, dtype=dtype, device=problem.x.device)
     for part in _parts(n_targets, max(16, SCRATCH_BYTES // (8 * problem.size))):
         right = factor.q_transposed @ problem.projected(part)
-        for i in best[part].unique().tolist():
+        for i in sorted(set(best[part].tolist())):
             own = best[part] == i
             right[:, own] = factor.solve(grid[i], right[:, own])
         dual = factor.q_transposed.T @ right
@@ -323,7 +323,7 @@ def _check(
         wrong.append(f"x (n, p) and y (n, t) are needed, got {tuple(x.shape)} and {tuple(y.shape)}")
     if not grid or not all(0 < alpha < float("inf") for alpha in grid):
         wrong.append(f"alphas must be finite and > 0, got {grid}")
-    if cv != "loo" and (not isinstance(cv, int) or cv < 2):
+    if cv != "loo" and cv < 2:
         wrong.append(f"cv must be 'loo' or a number of folds >= 2, got {cv!r}")
     if groups is not None and np.shape(groups) != (len(x),):
         wrong.append(f"groups must have one number a row ({len(x)}), got shape {np.shape(groups)}")

@@ -41,12 +41,12 @@ def choose_candidates(candidates: Tensor, brain: Tensor, *, select: Selection = 
         raise ValueError(f"select must be 'brain' or 'none', got {select!r}")
     own = torch.nn.functional.normalize(candidates.flatten(2).float(), dim=2)
     similarity = torch.einsum("nsf,nf->ns", own, torch.nn.functional.normalize(brain.flatten(1).float(), dim=1))
-    return similarity.argmax(1).numpy().astype(np.int64)
+    return np.asarray(similarity.argmax(1).cpu().numpy(), dtype=np.int64)
 
 
 def nearest_training_images(brain: Tensor, bank: Tensor) -> NDArray[np.int64]:
     """Retrieval-only baseline: for each trial (n, ...) the row of the bank of training images' tokens (m, ...) with the highest cosine."""
-    return cosines(brain, bank).argmax(1).astype(np.int64)
+    return np.asarray(cosines(brain, bank).argmax(1), dtype=np.int64)
 
 
 def mean_image(training: NDArray[np.uint8]) -> NDArray[np.uint8]:

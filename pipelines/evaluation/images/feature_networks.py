@@ -107,8 +107,9 @@ class FeatureNetwork:
         spec = self.spec
         mean, deviation = (torch.tensor(row, device=self.device)[:, None, None] for row in (spec.mean, spec.deviation))
         found: dict[str, list[Tensor]] = {layer: [] for layer in spec.layers}
-        for some in images.split(batch):
-            values = (resized(some.to(self.device), spec.size, antialias=antialias) - mean) / deviation
+        for start in range(0, len(images), batch):
+            some = images[start : start + batch].to(self.device)
+            values = (resized(some, spec.size, antialias=antialias) - mean) / deviation
             outputs = self.run(values)
             for layer in spec.layers:
                 found[layer].append(outputs[layer].flatten(1).float().cpu())

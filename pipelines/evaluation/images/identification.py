@@ -55,12 +55,17 @@ def correlations(real: Tensor, reconstructed: Tensor) -> NDArray[np.float64]:
 
     0 where one of the two is a constant but for rounding in float32: such a row is like nothing.
     """
+    if real.shape[1] != reconstructed.shape[1]:
+        raise ValueError(f"features of one kind are needed, got {tuple(real.shape)} and {tuple(reconstructed.shape)}")
     means = [torch.stack([row.double().mean() for row in rows]) for rows in (real, reconstructed)]
     products = torch.zeros(len(real), len(reconstructed), dtype=torch.float64, device=real.device)
     squares = [torch.zeros_like(mean) for mean in means]
     # In slices of the features: a layer of AlexNet has 186,624, and 1,000 images of it in float64 would be 1.5 GB.
-    for parts in zip(real.split(SLICE, dim=1), reconstructed.split(SLICE, dim=1), strict=True):
-        a, b = (part.double() - mean[:, None] for part, mean in zip(parts, means, strict=True))
+    for start in range(0, real.shape[1], SLICE):
+        a, b = (
+            rows[:, start : start + SLICE].double() - mean[:, None]
+            for rows, mean in zip((real, reconstructed), means, strict=True)
+        )
         products += a @ b.T
         for total, part in zip(squares, (a, b), strict=True):
             total += part.square().sum(1)

@@ -66,7 +66,7 @@ def permuted_pairs(n: int, count: int, seed: int = 0) -> Pairing:
     return Pairing(blocks=tuple(blocks), partners=tuple(partners))
 
 
-def as_images(pixels: NDArray | Tensor) -> Tensor:
+def as_images(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
     """Turn uint8 (n, S, S, 3) into float32 (n, 3, S, S) from 0 to 1.
 
     Raises
@@ -175,10 +175,11 @@ def permuted_pixel_scores(
         partners = [torch.from_numpy(place[partner[block]]) for partner in pairing.partners]
         for name in metrics:
             score = _correlations if name == "PixCorr" else _similarities
-            planes = (images[block] if name == "PixCorr" else _grey(images[block]) for images in (true, reconstructed))
-            found[name][:, block] = score(
-                *(resized(images, size, antialias=antialias) for images in planes), partners
-            ).cpu()
+            first, second = (
+                resized(images[block] if name == "PixCorr" else _grey(images[block]), size, antialias=antialias)
+                for images in (true, reconstructed)
+            )
+            found[name][:, block] = score(first, second, partners).cpu()
     return found
 
 

@@ -221,8 +221,8 @@ class ImageScorer:
                 seen = {
                     metric.network: network.features(made, antialias=self.antialias)
                 }  # metrics of a network stand together
-            pair = (features[metric.network][metric.layer] for features in (self._features, seen))
-            found = permuted_scores(metric, *pair, self.pairing.partners, rule=self.rule)
+            real, features = (found[metric.network][metric.layer] for found in (self._features, seen))
+            found = permuted_scores(metric, real, features, self.pairing.partners, rule=self.rule)
             if metric.kind == "two-way":
                 settings["tie_share"] = found[0].tie_share
             values = [one.per_image for one in found]
