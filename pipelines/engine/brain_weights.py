@@ -67,6 +67,34 @@ def load_brain(folder: WeightsFolder) -> tuple[nn.Module, DiffusionPrior | None]
     fill(network, read_tensors(folder.files["model"]), folder.name)
     if "prior" not in folder.files:
         return network.eval(), None
-    prior = build_prior(config.get("prior") or {})
+    given = config.get("parameters", {})
+    # `chiasm train` writes what its recipe says; width and number of tokens are those of the network
+    shape = {"dim": given["width"], "num_tokens": given["tokens"]} if {"width", "tokens"} <= set(given) else {}
+    prior = build_prior({**shape, **(config.get("prior") or {})})
     fill(prior, read_tensors(folder.files["prior"]), f"{folder.name}, prior")
     return network.eval(), prior.eval()
+
+
+def load_modules(folder: WeightsFolder) -> nn.Module:
+    """Load whatever a folder of images from fMRI holds as one module: a brain network and its prior, or a small picture network.
+
+    Raises
+    ------
+    WeightsError, RecipeError
+        As `load_brain`.
+    """
+    kind, parameters = folder.config["kind"], folder.config.get("parameters", {})
+    network: nn.Module
+    if kind == "small-image-tokens":
+        from ...encoders.small_image_tokens import SmallImageTokens, SmallImageTokensConfig
+
+        network = SmallImageTokens(configure(SmallImageTokensConfig, parameters, kind))
+    elif kind == "small-image-decoder":
+        from ...heads.image_decoders.small_unet import SmallUNet, SmallUNetConfig
+
+        network = SmallUNet(configure(SmallUNetConfig, parameters, kind))
+    else:
+        brain, prior = load_brain(folder)
+        return nn.ModuleList([brain] if prior is None else [brain, prior])
+    fill(network, read_tensors(folder.files["model"]), folder.name)
+    return network.eval()

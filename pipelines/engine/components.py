@@ -23,8 +23,11 @@ CODES = {
 
 SPEECH_KINDS = frozenset({"image-transformer", "silero-vad", "text-transformer", "two-stream", "whisper-encoder"})
 """Kinds of the dementia pipeline, which loads them itself (`stages.speech`)."""
-FMRI_KINDS = frozenset({"mindeye", "mindeye-low-level", "mindeye2", "mindbridge", "ridge"})
-"""Brain networks, which `brain_weights` builds: they are made for subjects, and may bring a diffusion prior."""
+FMRI_KINDS = frozenset(
+    {"mindeye", "mindeye-low-level", "mindeye2", "mindbridge", "ridge", "small-image-decoder", "small-image-tokens"}
+)
+"""Kinds of images from fMRI, which `brain_weights` builds: brain networks are made for subjects, and may bring a diffusion prior."""
+
 
 Config = TypeVar("Config")
 
@@ -125,10 +128,9 @@ def verify(folder: WeightsFolder) -> str:
 
         kind, network = speech_network(folder)
     elif kind in FMRI_KINDS:
-        from .brain_weights import load_brain
+        from .brain_weights import load_modules
 
-        brain, prior = load_brain(folder)
-        network = nn.ModuleList([brain] if prior is None else [brain, prior])
+        network = load_modules(folder)
     else:
         for file in folder.files.values():
             network = build_network(kind, parameters)

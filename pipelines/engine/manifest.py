@@ -42,6 +42,8 @@ class ManifestEntry(BaseModel):
         "mindeye-low-level",
         "mindeye2",
         "mindbridge",
+        "small-image-tokens",
+        "small-image-decoder",
     ]
     parameters: dict[str, Any] = Field(default_factory=dict)
     channels: tuple[str, ...] = ()

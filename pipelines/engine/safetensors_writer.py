@@ -60,4 +60,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool =
         for name in order:
             tensor = tensors[name].detach()
             stored = tensor.half() if types[name] == "F16" else tensor
-            stream.write(stored.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            stream.write(stored.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -16,11 +16,12 @@ from chiasm.data.errors import ChiasmError, SeveralErrors, WeightsError
 from chiasm.heads.noise_schedule import NoiseSchedule
 from chiasm.heads.prior_network import PriorNetwork, PriorNetworkConfig
 from chiasm.pipelines.cli.main import main
-from chiasm.pipelines.engine.brain_weights import build_brain, load_brain
+from chiasm.pipelines.engine.brain_weights import build_brain, build_prior, load_brain
 from chiasm.pipelines.engine.conversion.brain import FORMATS, brain_parts
 from chiasm.pipelines.engine.conversion.mindeye_checkpoints import SUBJECT_OF_VOXELS
 from chiasm.pipelines.engine.conversion.prior_checkpoints import prior_names, prior_parameters
 from chiasm.pipelines.engine.manifest import load_manifest
+from chiasm.pipelines.engine.tensors import write_folder
 from chiasm.pipelines.engine.weights import open_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -145,6 +146,18 @@ def test_a_deepspeed_file_is_read(tmp_path: Path) -> None:
     config = open_folder(tmp_path / "out").config
     assert config["n_voxels"] == {}
     assert (config["parameters"]["sequence"], config["prior"]) == (3, None)
+
+
+def test_a_folder_as_training_writes_it_is_loaded_too(tmp_path: Path) -> None:
+    parameters = {"hidden": 4, "n_blocks": 1, "tokens": 5, "width": 8}
+    network = build_brain("mindeye2", parameters, {"a": 7})
+    prior = build_prior({"dim": 8, "num_tokens": 5, "depth": 1, "heads": 2, "dim_head": 4, "embed_scale": 1.0})
+    parts = {"model": network.state_dict(), "prior": prior.state_dict(), "scalers": {"a/mean": torch.zeros(7)}}
+    recipe = {"depth": 1, "heads": 2, "dim_head": 4, "embed_scale": 1.0}
+    config = {"kind": "mindeye2", "parameters": parameters, "n_voxels": {"a": 7}, "prior": recipe}
+    loaded, loaded_prior = load_brain(open_folder(write_folder(tmp_path / "weights", parts, config, "# mine\n")))
+    assert torch.equal(loaded.ridge.linears[0].weight, network.ridge.linears[0].weight)
+    assert loaded_prior.config.embed_scale == 1.0
 
 
 def test_subjects_of_nsd_are_known_by_their_voxels() -> None:
