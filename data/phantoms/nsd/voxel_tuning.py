@@ -97,7 +97,7 @@ def shape_space(driven: Values, model: ForwardModel) -> Values:
     coarse = (coarse - coarse.mean(axis=0)) / np.maximum(coarse.std(axis=0), 1e-6)
     axes = np.random.default_rng([8, 4]).standard_normal((coarse.shape[1], model.shape_dimensions))
     squashed = np.tanh(coarse @ axes / np.sqrt(coarse.shape[1]))
-    return ((squashed - squashed.mean(axis=0)) / np.maximum(squashed.std(axis=0), 1e-6)).astype(np.float32)
+    return _zscored(squashed)
 
 
 def responses(driven: Values, categories: Sequence[str], tuning: Tuning, model: ForwardModel) -> Values:
@@ -138,4 +138,5 @@ def _place_drive(driven: Values, tuning: Tuning, model: ForwardModel) -> Values:
 
 def _zscored(values: NDArray[np.floating]) -> Values:
     mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-    return ((values - mean) / np.maximum(std, 1e-6)).astype(np.float32)
+    scored: Values = ((values - mean) / np.maximum(std, 1e-6)).astype(np.float32)
+    return scored
