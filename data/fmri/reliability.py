@@ -85,19 +85,19 @@ def estimate_reliability(betas: Betas, trials: Trials, *, scaler: VoxelScaler | 
             "Without repeats, leave the noise ceiling out.",
         )
     n_voxels = betas.shape[1]
-    pivot = _read(betas, images, np.zeros(1, np.int64), scaler)[0][0]
+    pivot = _read(betas, images, np.zeros(1, np.int64), scaler)[0, 0]
     total, squares, within = np.zeros((3, n_voxels))
     halves = _Correlation(n_voxels)
     for chosen in _blocks(images, n_voxels):
-        values, starts, repeat = _read(betas, images, chosen, scaler)
+        values = _read(betas, images, chosen, scaler)
         values -= pivot  # near zero: sums of squares keep their digits
-        n = images.n_repeats[chosen][:, None]
-        sums, block = np.add.reduceat(values, starts), np.einsum("nv,nv->v", values, values)
+        n = values.shape[1]
+        sums, block = values.sum(axis=1), np.einsum("inv,inv->v", values, values)
         total, squares = total + sums.sum(axis=0), squares + block
-        within += block - (sums**2 / n).sum(axis=0)
-        even = np.add.reduceat(values * (repeat % 2 == 0)[:, None], starts)
-        several = n[:, 0] > 1
-        halves.add((even / ((n + 1) // 2))[several], ((sums - even) / np.maximum(n // 2, 1))[several])
+        within += block - np.einsum("iv,iv->v", sums, sums) / n
+        if n > 1:
+            even = values[:, ::2].sum(axis=1)
+            halves.add(even / ((n + 1) // 2), (sums - even) / (n // 2))
     noise = np.maximum(within, 0.0) / int((images.n_repeats - 1).sum())
     variance = np.maximum(squares - total**2 / len(trials), 0.0) / (len(trials) - 1)
     return Reliability(
@@ -131,7 +131,8 @@ class _Correlation:
 
     def add(self, a: _Sums, b: _Sums) -> None:
         self.n += len(a)
-        self.sums += [a.sum(axis=0), b.sum(axis=0), (a * a).sum(axis=0), (b * b).sum(axis=0), (a * b).sum(axis=0)]
+        products = [np.einsum("iv,iv->v", *pair) for pair in ((a, a), (b, b), (a, b))]
+        self.sums += [a.sum(axis=0), b.sum(axis=0), *products]
 
     def value(self) -> _Sums:
         a, b, aa, bb, ab = self.sums / self.n
@@ -141,18 +142,19 @@ class _Correlation:
 
 
 def _blocks(images: ImageTrials, n_voxels: int) -> Iterator[NDArray[np.int64]]:
-    most = max(1, _CHUNK_BYTES // (8 * n_voxels * images.rows.shape[1]))
-    for start in range(0, len(images), most):
-        yield np.arange(start, min(start + most, len(images)))
+    """Yield places of images that were shown equally often."""
+    for n in np.unique(images.n_repeats):
+        places = np.flatnonzero(images.n_repeats == n)
+        most = max(1, _CHUNK_BYTES // (8 * n_voxels * int(n)))
+        for start in range(0, len(places), most):
+            yield places[start : start + most]
 
 
-def _read(
-    betas: Betas, images: ImageTrials, chosen: NDArray[np.int64], scaler: VoxelScaler | None
-) -> tuple[_Sums, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the real trials of some images one after the other, where each image starts, and which repeat each trial is."""
-    n = images.n_repeats[chosen]
-    which, repeat = np.nonzero(np.arange(images.rows.shape[1])[None, :] < n[:, None])
-    values = betas.read(images.rows[chosen][which, repeat])
+def _read(betas: Betas, images: ImageTrials, chosen: NDArray[np.int64], scaler: VoxelScaler | None) -> _Sums:
+    """Return the real trials of images that were shown n times each, (images, n, V)."""
+    n = int(images.n_repeats[chosen[0]])
+    rows = images.rows[chosen, :n]
+    values = betas.read(rows.reshape(-1))
     if scaler is not None:
-        values = scaler.apply(values, images.session[chosen][which, repeat])
-    return values.astype(np.float64), np.cumsum(n) - n, repeat
+        values = scaler.apply(values, images.session[chosen, :n].reshape(-1))
+    return values.reshape(*rows.shape, -1).astype(np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +24,9 @@ Kind = Literal["none", "zscore", "session-zscore", "session-zscore-all"]
 what the public MindEye2 notebook did: test images leak into the statistics, and nothing but a comparison with it should ask."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _CHUNK_BYTES = 64 << 20
+_APPLY_ROWS = 256
+_LEAST_SD = 1e-30
+"""Below, the reciprocal leaves float32."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,12 +100,13 @@ class VoxelScaler:
         if values.shape[:-1] != np.shape(sessions):
             raise ValueError(f"betas {values.shape} and sessions {np.shape(sessions)} do not fit")
         flat = np.asarray(values, dtype=np.float32).reshape(-1, self.n_voxels)
+        place = self._places(np.asarray(sessions).reshape(-1))
+        means, factors = self._tables
         out = np.empty_like(flat)
-        of_trial = np.asarray(sessions).reshape(-1)
-        for session in np.unique(of_trial):
-            rows = of_trial == session
-            mean, sd = self._of(int(session))
-            out[rows] = _divided(flat[rows] - mean, sd)
+        for start in range(0, len(flat), _APPLY_ROWS):
+            part = slice(start, start + _APPLY_ROWS)
+            np.subtract(flat[part], means[place[part]], out=out[part])
+            out[part] *= factors[place[part]]
         return out.reshape(values.shape)
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -146,11 +151,18 @@ class VoxelScaler:
             session_sd=arrays["session_sd"],
         )
 
-    def _of(self, session: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        place = int(np.searchsorted(self.sessions, session))
-        if place < len(self.sessions) and self.sessions[place] == session:
-            return self.session_mean[place], self.session_sd[place]
-        return self.mean, self.sd
+    @cached_property
+    def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Means and factors of the sessions; the last row is that over all training trials."""
+        sd = np.concatenate([self.session_sd, self.sd[None]])
+        factors = np.divide(np.float32(1), sd, out=np.zeros_like(sd), where=sd > _LEAST_SD)
+        return np.concatenate([self.session_mean, self.mean[None]]), factors
+
+    def _places(self, sessions: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not len(self.sessions):
+            return np.zeros(len(sessions), dtype=np.int64)
+        place = np.searchsorted(self.sessions, sessions).clip(0, len(self.sessions) - 1)
+        return np.where(self.sessions[place] == sessions, place, len(self.sessions)).astype(np.int64)
 
 
 def fit_scaler(betas: Betas, trials: Trials, kind: str = "session-zscore") -> VoxelScaler:
@@ -232,11 +244,6 @@ def _merged(parts: list[_Moments]) -> _Moments:
         squares = squares + spread + difference**2 * (n * count / (n + count))
         mean, n = mean + difference * (count / (n + count)), n + count
     return n, mean, squares
-
-
-def _divided(centred: NDArray[np.float32], sd: NDArray[np.float32]) -> NDArray[np.float32]:
-    varies = sd > 0
-    return np.where(varies, centred / np.where(varies, sd, np.float32(1)), np.float32(0))
 
 
 def _damaged(problem: str) -> InputError:
