@@ -91,10 +91,10 @@ def load_open_clip_images(
 def _own_form(space: TargetSpace, folder: Path) -> nn.Module:
     try:
         from open_clip.model import CLIP
-    except ImportError as error:
+    except (ImportError, RuntimeError, AttributeError) as error:  # the latter two: a torchvision of another torch
         raise WeightsError(
             "CHI-WT-076",
-            "the folder is in open_clip's own form, and the package open_clip is not installed.",
+            "the folder is in open_clip's own form, and the package open_clip cannot be imported.",
             "Give the folder in transformers' form (config.json, model.safetensors), or install open_clip_torch.",
             file=folder.name,
         ) from error

@@ -122,6 +122,11 @@ def test_published_sizes_are_those_of_the_authors_configuration() -> None:
     assert about["down_block_types"] == ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
     assert (about["cross_attention_dim"], about["projection_class_embeddings_input_dim"]) == (1664, 1024)
     assert about["class_embed_type"] == "projection"
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(about)
+    # SDXL's count, less what narrower keys and values (60 blocks of 1280, 10 of 640) and a shorter vector save.
+    saved = 2 * (2048 - 1664) * (60 * 1280 + 10 * 640) + (2816 - 1024) * 1280
+    assert sum(weight.numel() for weight in unet.parameters()) == 2_567_463_684 - saved
 
 
 def test_checkpoints_of_something_else(tmp_path: Path) -> None:
