@@ -70,6 +70,8 @@ def test_a_later_token_changes_earlier_ones_only_where_not_causal(causal: bool) 
         moved = (transformer(x) - transformer(other)).abs().amax((0, 2)) > 1e-6
     assert moved[6:].all()
     assert moved[:6].any() == (not causal)
+    seen = transformer.rel_pos_bias().isfinite().view(3, 11, 12)[0]  # keys: the null one, then the tokens
+    assert seen.sum(1).tolist() == (list(range(2, 13)) if causal else [12] * 11)
 
 
 def test_a_dropped_item_sees_the_null_table_and_its_neighbours_do_not() -> None:
