@@ -157,7 +157,8 @@ def main() -> None:
     arguments = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     result = {
-        "command": "OMP_NUM_THREADS=1 python benchmarks/fmri/ridge.py [--full]",
+        "command": "OMP_NUM_THREADS=1 python benchmarks/fmri/ridge.py"
+        + (" --full" if arguments.full else f" --repeats {arguments.repeats}"),
         "machine": {
             "processor": platform.machine(),
             "cores": os.cpu_count(),
