@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....encoders.brain_tokens import BrainTokens
+from ....encoders.mindbridge import divided_by_first
 from ....encoders.target_spaces import TargetEncoder
 from ....heads.image_decoders.blend import blended
 from ....heads.image_decoders.interface import ImageDecoder, to_pixels
@@ -172,9 +173,11 @@ class ImageMaker:
         return _joined([self._batch(model, predicted, images, slice(start, start + size), seed) for start in starts])
 
     def sampled(self, model: BrainModel, tokens: Tensor, images: NDArray[np.int64], *, seed: int) -> Tensor:
-        """Return candidates (S, b, N, d): samples of the prior, their mean, or the tokens themselves without a prior."""
+        """Return candidates (S, b, N, d): samples of the prior, or the tokens themselves without one."""
         if model.prior is None:
-            return tokens[None]
+            # A target whose tokens are divided by the class token's norm: predicted ones are brought to it, as MindBridge does.
+            unit = self.encoder.space.name == "clip-vit-l14-vd"
+            return (divided_by_first(tokens) if unit else tokens)[None]
         device = next(model.parameters()).device
         n = self.spec.samples
         drawn = model.prior.sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ...fmri_recipe import FmriRecipe
+from ....encoders.mindbridge import MindBridgeNetwork
 from .model import BrainModel
 from .prepare import Prepared
 from .settings import FmriTraining
@@ -17,7 +17,6 @@ def adapt(
     model: BrainModel,
     new: Prepared,
     sources: Prepared | None,
-    recipe: FmriRecipe,
     settings: FmriTraining,
     *,
     run: Loop,
@@ -35,7 +34,6 @@ def adapt(
         The newcomer's data, one subject.
     sources : Prepared, optional
         Of the subjects that the model was trained on.
-    recipe : FmriRecipe
     settings : FmriTraining
     run : callable
         Trains and returns the averaged model.
@@ -45,10 +43,8 @@ def adapt(
     if label not in model.n_voxels:
         model.brain.add_subject(label, new.subjects[label].subject.n_voxels)
     together = new
-    if recipe.network_kind == "mindbridge":
-        model.requires_grad_(False)
-        for parameter in model.brain.subject_parameters(label):
-            parameter.requires_grad_(True)
+    if isinstance(model.network, MindBridgeNetwork):
+        model.network.freeze_shared(label)
         if sources is not None and settings.cycle_weight:
             first = next(iter(sources.subjects))
             together = replace(new, subjects={first: sources.subjects[first], label: new.subjects[label]})

@@ -168,7 +168,7 @@ class _Run:
         if newcomer:
             settings = replace_settings(self.settings, hours=self.options.hours, length=self.options.length)
             new = prepare(self.root, [newcomer], self.recipe, settings, cache=self.out / "betas")
-            adapted = adapt(model, new, prepared, self.recipe, settings, run=self._loop(stopped, self.out / "adapt"))
+            adapted = adapt(model, new, prepared, settings, run=self._loop(stopped, self.out / "adapt"))
             if adapted is None:
                 return None
             model, prepared = adapted, new

@@ -120,7 +120,10 @@ def _bridge_loss(
     network = model.network
     if not isinstance(network, MindBridgeNetwork):
         raise TypeError("the losses of MindBridge need a MindBridge network")
-    output = joined([network(values, name) for name, values in batch.voxels.items()])
+    embedded = {
+        name: network.embed(values, name) for name, values in batch.voxels.items()
+    }  # one draw of dropout for all
+    output = joined([network.decode(values) for values in embedded.values()])
     parts: dict[str, Tensor] = {}
     for name, predicted, target in (("image", output.projected, batch.targets), ("text", output.text, batch.text)):
         if predicted is None or target is None:
@@ -129,9 +132,11 @@ def _bridge_loss(
         parts[f"{name}_contrastive"] = settings.contrastive_weight * soft_clip(p, t, settings.bridge_tau)
         parts[f"{name}_tokens"] = settings.feature_weight * torch.nn.functional.mse_loss(p, t)
     if settings.rebuild_weight:
-        parts["rebuild"] = settings.rebuild_weight * network.rebuild_loss(batch.voxels)
+        parts["rebuild"] = settings.rebuild_weight * network.rebuild_loss(batch.voxels, embedded=embedded)
     if settings.cycle_weight and len(batch.voxels) > 1:
-        parts["cycle"] = settings.cycle_weight * network.cycle_loss(batch.voxels, generator=generator)
+        parts["cycle"] = settings.cycle_weight * network.cycle_loss(
+            batch.voxels, generator=generator, embedded=embedded
+        )
     return _summed(parts)
 
 
