@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from .datasets.fmri import subject_names
 from .discovery import _chosen, _resolved
 from .patients import Recording, Session
 
-_SUBJECT = re.compile(r"(?:^|[/_])subj?-?0*([A-Za-z0-9]+?)(?=[/_.]|$)")
+_SUBJECT = re.compile(r"(?:^|[/_])(?:sub-|subj)0*([A-Za-z0-9]+)(?=[/_.]|$)")
 """``sub-01``, ``subj01``: a path that says so belongs to that subject; every other one to all."""
 
 
@@ -39,10 +40,8 @@ def fmri_sessions(root: Path, *, participants: Sequence[str] = ()) -> list[Sessi
     names = subject_names(root)
     own: dict[str, list[Path]] = {_short(name): [] for name in names}
     shared: list[Path] = []
-    for path in sorted(root.rglob("*")):
+    for path in _files(root):
         relative = path.relative_to(root).as_posix()
-        if "/." in f"/{relative}" or not path.is_file() or contained(path, root) is not None:
-            continue
         found = _SUBJECT.search(relative)
         if found is None:
             shared.append(path)
@@ -52,9 +51,7 @@ def fmri_sessions(root: Path, *, participants: Sequence[str] = ()) -> list[Sessi
     for name in names:
         files = {"betas": own[_short(name)], "shared": shared}
         recordings = tuple(
-            Recording(
-                channel=channel, kind="betas", files=tuple(paths), relative=paths[0].relative_to(root).as_posix()
-            )
+            Recording(channel=channel, kind="betas", files=tuple(paths), relative=paths[0].relative_to(root).as_posix())
             for channel, paths in files.items()
             if paths
         )
@@ -66,6 +63,25 @@ def root_of(session: Session) -> Path:
     """Return the input folder that a session was found in."""
     first = session.recordings[0]
     return Path(str(first.files[0])[: -len(first.relative)])
+
+
+def _files(root: Path) -> list[Path]:
+    """Return the files below `root`, sorted, without hidden ones, links that lead out, and what Chiasm wrote there itself."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(root):
+        folder = Path(place)
+        if folder != root and _is_output(folder):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [folder / name for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.is_file() and contained(path, root) is None]
+    return sorted(found)
+
+
+def _is_output(folder: Path) -> bool:
+    """Whether `chiasm run` or `chiasm train` writes there: results inside the input must not change what the input is."""
+    return (folder / ".chiasm").is_dir() or ((folder / "fit").is_dir() and (folder / "betas").is_dir())
 
 
 def _short(name: str) -> str:

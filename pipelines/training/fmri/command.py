@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 
 from .... import __version__
 from ....data.atomic import write_json
-from ....data.errors import RecipeError
+from ....data.errors import InputError, RecipeError
+from ....data.fmri.stimulus_splits import check_disjoint
 from ....data.phantoms.marker import is_phantom
 from ....encoders.target_spaces import TargetEncoder, target_space
 from ...cohort import devices_of
@@ -25,7 +26,7 @@ from ...recipes import load_recipe
 from ...stages.fmri.components import load_encoder, load_latents, load_maker, load_trained
 from ..loop import EXIT_STOPPED, stop_signal
 from .adaptation import adapt
-from .export import export
+from .export import export, scaler_tensors
 from .fit import FitData, fit, forget
 from .model import BrainModel, build_model, count_parameters
 from .prepare import Prepared, TargetTable, chosen_subjects, encode, needed_images, prepare
@@ -38,6 +39,8 @@ from .validation import validator
 CODES: dict[str, str] = {
     "CHI-RC-155": "A recipe of images from fMRI needs a data folder.",
     "CHI-RC-156": "A network of this kind cannot take up a new subject.",
+    "CHI-RC-157": "No subject is left to train on.",
+    "CHI-IN-348": "The weights that training begins with do not know a subject of the data, or knew it with other voxels.",
 }
 
 
@@ -112,10 +115,10 @@ def _settings(recipe: FmriRecipe, options: BrainOptions) -> FmriTraining:
             block[name] = getattr(options, name)
     if not options.new_subject:
         block |= {name: getattr(options, name) for name in ("hours", "length") if getattr(options, name) is not None}
-    if options.new_subject and recipe.network_kind == "mindeye":
+    if options.new_subject and recipe.network_kind in {"mindeye", "ridge"}:
         raise RecipeError(
             "CHI-RC-156",
-            "MindEye has one subject and no part that subjects share.",
+            f"{'MindEye' if recipe.network_kind == 'mindeye' else 'ridge'} has no part that subjects share.",
             "Train it on the new subject itself, or take a MindEye2 or MindBridge recipe.",
         )
     return read_training(block, name=recipe.name)
@@ -140,6 +143,9 @@ class _Run:
     ) -> None:
         self.recipe, self.settings, self.root, self.out = recipe, settings, root, out
         self.options, self.device, self.encoder = options, device, encoder
+        # Checked before anything is trained: the newcomer comes last.
+        self.later = replace_settings(settings, recipe.name, hours=options.hours, length=options.length)
+        self.start_sha256 = ""
 
     def trained(
         self, start: WeightsFolder | None, stopped: Callable[[], bool]
@@ -148,33 +154,40 @@ class _Run:
         newcomer = chosen_subjects(self.root, [self.options.new_subject])[0] if self.options.new_subject else ""
         names = [name for name in chosen_subjects(self.root, self.options.subjects) if name != newcomer]
         carried: Mapping[str, torch.Tensor] = {}
+        model: BrainModel | None = None
         if start is not None:
-            model = load_trained(self.recipe, start, self.device).model
+            model, self.start_sha256 = load_trained(self.recipe, start, self.device).model, start.sha256
             carried = read_tensors(start.files["scalers"]) if "scalers" in start.files else {}
             names = [name for name in names if name in model.n_voxels] if newcomer else names
-        prepared = prepare(self.root, names, self.recipe, self.settings, cache=self.out / "betas") if names else None
-        if start is None:
-            if prepared is None:
-                raise RecipeError("CHI-RC-156", "no subject is left to train on.", "Name others with --subjects.")
-            torch.manual_seed(self.settings.seed)
-            model = build_model(self.recipe, prepared.n_voxels).to(self.device)
-        if start is None or not newcomer:
-            if prepared is None:
-                raise RecipeError("CHI-RC-156", "no subject is left to train on.", "Name others with --subjects.")
-            fitted = self._fit(model, prepared, stopped)
-            if fitted is None:
-                return None
-            model = fitted
-        if newcomer:
-            settings = replace_settings(self.settings, hours=self.options.hours, length=self.options.length)
-            new = prepare(self.root, [newcomer], self.recipe, settings, cache=self.out / "betas")
-            adapted = adapt(model, new, prepared, settings, run=self._loop(stopped, self.out / "adapt"))
-            if adapted is None:
-                return None
-            model, prepared = adapted, new
-        if prepared is None:
-            raise RecipeError("CHI-RC-156", "no subject is left to score.", "Name others with --subjects.")
-        return model, prepared, carried
+        prepared, new = self._prepared(names, newcomer)
+        if model is not None:
+            check_known(model, prepared, new)
+        if prepared is not None and (model is None or not newcomer):
+            if model is None:
+                torch.manual_seed(self.settings.seed)
+                model = build_model(self.recipe, prepared.n_voxels).to(self.device)
+            model = self._fit(model, prepared, stopped)
+            carried = {**carried, **scaler_tensors(prepared)}
+        if model is not None and new is not None:
+            torch.manual_seed(self.later.seed)  # of the newcomer's fresh parameters: whatever was drawn, or resumed, before
+            run = self._loop(stopped, self.out / "adapt")
+            model = adapt(model, new, prepared, self.later, run=run)
+        if model is None:
+            return None
+        scored = new or prepared
+        if scored is None:
+            raise ValueError("nobody was trained on")
+        return model, scored, carried
+
+    def _prepared(self, names: Sequence[str], newcomer: str) -> tuple[Prepared | None, Prepared | None]:
+        """Open the subjects and the newcomer before anything is trained: what is wrong with either is said at once."""
+        cache = self.out / "betas"
+        if not names and (self.start_sha256 == "" or not newcomer):
+            raise RecipeError("CHI-RC-157", "no subject is left to train on.", "Name others with --subjects.")
+        prepared = prepare(self.root, names, self.recipe, self.settings, cache=cache) if names else None
+        new = prepare(self.root, [newcomer], self.recipe, self.later, cache=cache) if newcomer else None
+        check_disjoint(one.subject for group in (prepared, new) if group for one in group.subjects.values())
+        return prepared, new
 
     def _fit(self, model: BrainModel, prepared: Prepared, stopped: Callable[[], bool]) -> BrainModel | None:
         say(
@@ -213,7 +226,7 @@ class _Run:
             )
             targets = self._targets(prepared)
             data = FitData(stream=stream, targets=targets, latents=self._latents(prepared))
-            identity = f"{self.recipe.sha256()}/{self.encoder.sha256}/{sorted(prepared.n_voxels.items())}"
+            identity = f"{self.recipe.sha256()}/{self.encoder.sha256}/{self.start_sha256}/{prepared.sha256()}"
             try:
                 fitted = fit(
                     model,
@@ -274,9 +287,34 @@ class _Run:
         }
 
 
-def replace_settings(settings: FmriTraining, **changes: Any) -> FmriTraining:
-    """Return settings with some fields changed."""
-    return settings.model_copy(update=changes)
+def check_known(model: BrainModel, prepared: Prepared | None, new: Prepared | None) -> None:
+    """Refuse to go on with a model that has no place for the subjects.
+
+    Raises
+    ------
+    InputError
+        ``CHI-IN-348``.
+    """
+    unknown = [name for name in (prepared.subjects if prepared else ()) if name not in model.n_voxels]
+    if unknown:
+        raise InputError(
+            "CHI-IN-348",
+            f"the weights know subject {', '.join(model.n_voxels)}, and not {', '.join(unknown)}.",
+            f"Adapt them, --new-subject {unknown[0]}, or name known ones with --subjects.",
+        )
+    for group in (prepared, new):
+        for name, n_voxels in (group.n_voxels if group else {}).items():
+            if model.n_voxels.get(name, n_voxels) != n_voxels:
+                raise InputError(
+                    "CHI-IN-348",
+                    f"subject {name} has {n_voxels} voxels, and had {model.n_voxels[name]} when the weights were trained.",
+                    "Use the mask that they were trained with, or give another person another label.",
+                )
+
+
+def replace_settings(settings: FmriTraining, name: str, **changes: Any) -> FmriTraining:
+    """Return settings with some fields changed, checked again (``CHI-RC-150``)."""
+    return read_training({**settings.model_dump(), **changes}, name=name)
 
 
 def _command(recipe: FmriRecipe, options: BrainOptions) -> str:

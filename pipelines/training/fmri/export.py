@@ -40,9 +40,7 @@ def export(
         ``phantom`` (bool), ``target_sha256``, ``scores`` (name -> text, for the card), ``carried`` (statistics of subjects that are
         in the model but not in the data: those of the weights that training began with).
     """
-    scalers: dict[str, Tensor] = dict(about.get("carried", {}))
-    for name, one in prepared.subjects.items():
-        scalers |= {f"{name}/{key}": torch.from_numpy(value.copy()) for key, value in one.scaler.state().items()}
+    scalers = {**about.get("carried", {}), **scaler_tensors(prepared)}
     parts: dict[str, dict[str, Tensor]] = {"model": dict(model.network.state_dict()), "scalers": scalers}
     if model.prior is not None:
         parts["prior"] = dict(model.prior.state_dict())
@@ -68,6 +66,15 @@ def export(
         "source": f"chiasm train {recipe.name}",
     }
     return write_folder(out / "weights", parts, config, _card(recipe, config, about))
+
+
+def scaler_tensors(prepared: Prepared) -> dict[str, Tensor]:
+    """Return the statistics of every subject's voxels as ``SUBJECT/PART`` tensors."""
+    return {
+        f"{name}/{key}": torch.from_numpy(value.copy())
+        for name, one in prepared.subjects.items()
+        for key, value in one.scaler.state().items()
+    }
 
 
 def _card(recipe: FmriRecipe, config: Mapping[str, Any], about: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,16 @@ class Prepared:
         """Subject -> voxels."""
         return {name: one.subject.n_voxels for name, one in self.subjects.items()}
 
+    def sha256(self) -> str:
+        """Hash of who is trained on what: trials, split, and the statistics of the training betas, which tell betas apart."""
+        digest = hashlib.sha256()
+        for name, one in self.subjects.items():
+            digest.update(name.encode())
+            parts = (one.train.rows[:1, 0], one.validation.image, one.train.image, one.train.rows, one.test.image)
+            for values in (*parts, *one.scaler.state().values(), one.subject.betas.read(parts[0])):
+                digest.update(f"{values.dtype}{values.shape}".encode() + values.tobytes())
+        return digest.hexdigest()
+
 
 def chosen_subjects(root: Path, wanted: Sequence[str]) -> list[str]:
     """Return the labels in the data for what was written: ``1``, ``01`` and ``sub-01`` are the same.
@@ -108,11 +119,12 @@ def prepare(
         trials = subject.trials
         if settings.hours is not None:
             # A session is an hour of scanning; a test image stays whenever it was shown.
-            trials = trials.where((trials.split != TRAIN) | (trials.session <= round(settings.hours)))
+            first = np.unique(trials.session)[: max(1, round(settings.hours))]
+            trials = trials.where((trials.split != TRAIN) | np.isin(trials.session, first))
         if settings.length is not None:
             trials = _first_images(trials, settings.length)
         if not len(trials.of("val")) and settings.validation_share:
-            trials = hold_out(trials, settings.validation_share, settings.seed)
+            trials = _held_out(trials, settings)
         subject = replace(subject, trials=trials)
         sides = {side: by_image(trials.of(side)) for side in ("train", "val", "test")}
         if len(sides["train"]) < 4 or not len(sides["test"]):
@@ -164,6 +176,16 @@ def encode(encoder: TargetEncoder, stimuli: Stimuli, images: NDArray[np.int64], 
         with torch.no_grad():
             parts.append(encoder(pixels).float().cpu())
     return torch.cat(parts)
+
+
+def _held_out(trials: Trials, settings: FmriTraining) -> Trials:
+    """Hold out the validation share; nothing of images so few that a side would be empty (a new subject's first ones)."""
+    try:
+        return hold_out(trials, settings.validation_share, settings.seed)
+    except InputError as error:
+        if error.code != "CHI-IN-279":
+            raise
+        return trials
 
 
 def _first_images(trials: Trials, length: int) -> Trials:
