@@ -101,7 +101,7 @@ def published(folder: Path, text: torch.Tensor, image: torch.Tensor, share: floa
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, in its own loop
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("share", [0.0, 0.3])
 def test_pictures_are_those_of_the_published_pipeline(folder: Path, share: float) -> None:
     decoder = load_versatile_diffusion(folder, config(text_share=share))
     unit = tokens() / tokens()[:, :1].norm(dim=-1, keepdim=True)
