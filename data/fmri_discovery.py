@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -81,7 +82,13 @@ def _files(root: Path) -> list[Path]:
 
 def _is_output(folder: Path) -> bool:
     """Whether `chiasm run` or `chiasm train` writes there: results inside the input must not change what the input is."""
-    return (folder / ".chiasm").is_dir() or ((folder / "fit").is_dir() and (folder / "betas").is_dir())
+    if (folder / ".chiasm").is_dir() or ((folder / "fit").is_dir() and (folder / "betas").is_dir()):
+        return True
+    try:
+        made_by = json.loads((folder / "dataset_description.json").read_bytes()[:100_000])["GeneratedBy"]
+        return any(one["Name"] == "chiasm" for one in made_by)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def _short(name: str) -> str:
