@@ -34,6 +34,9 @@ class SmallDiffusionConfig:
     ----------
     steps : int
         Network evaluations of a picture (those of a start image are fewer, in proportion).
+    stop : float
+        Where the last evaluation stands, as a share of the schedule that is run; its predicted picture is the answer. Nearer to 0
+        there is more texture, which the small network does not do well, and less likeness.
     token_noise : float
         Level of the noise in the tokens that the network is told of, in standard deviations of a token; 0 for true tokens.
     guidance : float
@@ -42,7 +45,8 @@ class SmallDiffusionConfig:
         Pictures at once.
     """
 
-    steps: int = 12
+    steps: int = 10
+    stop: float = 0.6
     token_noise: float = 0.5
     guidance: float = 1.0
     batch: int = 50
@@ -53,6 +57,8 @@ class SmallDiffusionConfig:
             raise ValueError(
                 f"SmallDiffusionConfig: steps and batch must be at least 1, got {self.steps}, {self.batch}."
             )
+        if not 0 < self.stop <= 1:
+            raise ValueError(f"SmallDiffusionConfig: stop must lie in 0..1 and not be 0, got {self.stop}.")
         if self.token_noise < 0 or self.guidance < 0:
             raise ValueError(
                 f"SmallDiffusionConfig: token_noise and guidance must be 0 or more, got {self.token_noise}, {self.guidance}."
@@ -127,7 +133,7 @@ class SmallDiffusionDecoder(nn.Module):
             x = alpha * (2 * start.to(weight) - 1) + sigma * x
         if steps == 0:
             return x
-        times = [first * (1 - i / steps) for i in range(steps + 1)]
+        times = visited_times(first, steps, self.config.stop)
         before: tuple[Tensor, float] | None = None
         for time, following in itertools.pairwise(times):
             picture = self.picture_at(x, time, tokens)
@@ -171,6 +177,13 @@ class SmallDiffusionDecoder(nn.Module):
 def schedule(time: float) -> tuple[float, float]:
     """Return alpha and sigma of a time."""
     return math.cos(math.pi / 2 * time), math.sin(math.pi / 2 * time)
+
+
+def visited_times(first: float, steps: int, stop: float) -> list[float]:
+    """Return the times of `steps` evaluations, evenly from `first` to ``stop * first``, and 0 behind them."""
+    if steps == 1:
+        return [first, 0.0]
+    return [*(first * (1 - (1 - stop) * i / (steps - 1)) for i in range(steps)), 0.0]
 
 
 def solver_step(

@@ -22,6 +22,7 @@ from chiasm.heads.image_decoders.small_diffusion import (
     SmallDiffusionDecoder,
     schedule,
     solver_step,
+    visited_times,
 )
 from chiasm.heads.image_decoders.small_unet import SmallUNet, SmallUNetConfig
 from chiasm.pipelines.engine.weights import open_folder, shipped_folder
@@ -133,11 +134,16 @@ def test_a_start_image_is_kept_at_little_strength_and_ignored_at_full() -> None:
 
 
 def test_steps_are_run_in_proportion_to_the_strength() -> None:
-    decoder, times = tiny(steps=10), []
+    decoder, times = tiny(steps=10, stop=0.7), []
     decoder.network.register_forward_hook(lambda _, given, __: times.append(float(given[1][0])))
     start = torch.rand(1, 3, 64, 64)
     decoder.decode(torch.zeros(1, 16, 8), start=start, start_strength=0.35, seed=0, indices=[0])
-    assert times == pytest.approx([0.35 * LAST_TIME * share for share in (1, 0.75, 0.5, 0.25)])
+    assert times == pytest.approx([0.35 * LAST_TIME * share for share in (1, 0.9, 0.8, 0.7)])
+
+
+def test_times_end_at_the_picture() -> None:
+    assert visited_times(0.9, 3, 0.5) == pytest.approx([0.9, 0.675, 0.45, 0])
+    assert visited_times(0.9, 1, 0.5) == [0.9, 0]
 
 
 def test_guidance_moves_away_from_no_tokens() -> None:
@@ -167,7 +173,9 @@ def test_other_shapes_are_refused(tokens: Tensor, start: Tensor | None, indices:
         tiny().decode(tokens, start=start, seed=0, indices=indices)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"token_noise": -0.1}, {"guidance": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch": 0}, {"stop": 0.0}, {"stop": 1.1}, {"token_noise": -0.1}, {"guidance": -1.0}]
+)
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         SmallDiffusionConfig(**wrong)
@@ -180,13 +188,14 @@ def test_nothing_to_decode_gives_no_pictures() -> None:
 def test_shipped_weights_are_those_of_their_card_and_of_the_shipped_tokens(shipped: SmallDiffusionDecoder) -> None:
     folder = open_folder(SHIPPED)  # checks the sha256
     assert folder.config["target"] == shipped.target == "small-16x64"
+    assert "unfinished" not in folder.config["training"]
     assert folder.config["tokens_sha256"] == open_folder(shipped_folder() / "small-image-tokens").sha256
     assert folder.config["statement"] == "features"
     both = sum(open_folder(f).files["model"].stat().st_size for f in (SHIPPED, shipped_folder() / "small-image-tokens"))
     assert both <= 8_000_000
 
 
-@pytest.mark.parametrize(("level", "share"), [(0.0, 0.4), (0.5, 0.5), (1.0, 0.7)])
+@pytest.mark.parametrize(("level", "share"), [(0.0, 0.18), (0.5, 0.22), (1.0, 0.32)])
 def test_shipped_decoder_beats_the_mean_picture(
     shipped: SmallDiffusionDecoder, encoder: SmallImageTokens, level: float, share: float
 ) -> None:
