@@ -13,7 +13,7 @@ from .datasets.fmri import subject_names
 from .discovery import _chosen, _resolved
 from .patients import Recording, Session
 
-_SUBJECT = re.compile(r"(?:^|[/_])(?:sub-|subj)0*([A-Za-z0-9]+)(?=[/_.]|$)")
+_SUBJECT = re.compile(r"(?:^|[/_])(?:sub-([A-Za-z0-9]+)|subj(\d+))(?=[/_.]|$)")
 """``sub-01``, ``subj01``: a path that says so belongs to that subject; every other one to all."""
 
 
@@ -46,8 +46,8 @@ def fmri_sessions(root: Path, *, participants: Sequence[str] = ()) -> list[Sessi
         found = _SUBJECT.search(relative)
         if found is None:
             shared.append(path)
-        elif found.group(1).lstrip("0") in own:
-            own[found.group(1).lstrip("0")].append(path)
+        elif (name := _short(found[1] or found[2])) in own:
+            own[name].append(path)
     sessions = []
     for name in names:
         files = {"betas": own[_short(name)], "shared": shared}
