@@ -1,4 +1,4 @@
-"""Candidates are chosen by the brain, and baselines are made without one; no function takes a true image."""
+"""Baselines are made without a decoder; no function takes a true image."""
 
 from __future__ import annotations
 
@@ -9,27 +9,17 @@ import pytest
 import torch
 
 from chiasm.pipelines.evaluation.images import choosing
-from chiasm.pipelines.evaluation.images.choosing import choose_candidates, mean_image, nearest_training_images
+from chiasm.pipelines.evaluation.images.choosing import mean_image, nearest_training_images
 
 
-def test_the_candidate_most_like_the_brain_is_taken() -> None:
-    brain = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
-    candidates = torch.randn(4, 6, 3, 5, generator=torch.Generator().manual_seed(1))
-    for trial, place in enumerate((5, 0, 2, 3)):
-        candidates[trial, place] = 0.01 * brain[trial]  # cosine, not length
-    assert choose_candidates(candidates, brain).tolist() == [5, 0, 2, 3]
-    assert choose_candidates(candidates, brain, select="none").tolist() == [0, 0, 0, 0]
-
-
-def test_other_ways_of_choosing_do_not_exist() -> None:
-    with pytest.raises(ValueError, match="'brain' or 'none'"):
-        choose_candidates(torch.ones(1, 2, 3), torch.ones(1, 3), select="truth")
-    with pytest.raises(ValueError, match="are needed"):
-        choose_candidates(torch.ones(2, 2, 3), torch.ones(1, 3))
+def test_no_function_takes_the_true_image() -> None:
     public = [f for name, f in vars(choosing).items() if inspect.isfunction(f) and f.__module__ == choosing.__name__]
-    assert len(public) == 3
-    taken = {name for function in public for name in inspect.signature(function).parameters}
-    assert taken == {"candidates", "brain", "select", "bank", "training"}
+    assert len(public) == 2
+    assert {name for function in public for name in inspect.signature(function).parameters} == {
+        "brain",
+        "bank",
+        "training",
+    }
 
 
 def test_retrieval_only_takes_the_nearest_training_image() -> None:
