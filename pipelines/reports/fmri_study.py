@@ -115,7 +115,7 @@ def write_fmri_study_report(
         The disk is full or may not be written.
     """
     page = out / PAGE
-    grids = {name: image_grid(_ordered(columns)) for name, columns in pictures.items() if columns}
+    grids = {name: image_grid(_ordered(columns), per_panel=6) for name, columns in pictures.items() if columns}
     written, figures = [], {}
     for index, (name, one) in enumerate(grids.items(), start=1):
         # By place: a subject's label is input, and no file is named by input here.
@@ -135,6 +135,7 @@ def write_fmri_study_report(
         tables={name: _of_subject(one) for name, one in results["subjects"].items()},
         differences=_differences(results),
         retrieval=_retrieval(results),
+        notes=list(dict.fromkeys(row["note"] for _, _, row in _retrieval(results) if row["note"])),
         declared=_declared(results),
         missing=missing_networks(_model_rows(results)),
         published=_published(results),
