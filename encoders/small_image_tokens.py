@@ -8,7 +8,7 @@ two views of it from other pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class SmallImageTokensConfig:
 
     size: int = 32
     token_width: int = 64
-    widths: tuple[int, int, int] = (48, 96, 160)
+    widths: tuple[int, ...] = (48, 96, 160)
     blocks: int = 2
     layers: int = 2
     heads: int = 4
@@ -170,7 +170,9 @@ class SmallImageTokens(nn.Module):
         about = json.loads((folder / "config.json").read_text("utf-8"))
         if about.get("kind") != "small-image-tokens":
             raise ValueError(f"SmallImageTokens.load: kind must be 'small-image-tokens', got {about.get('kind')!r}.")
-        parameters = {key: tuple(v) if isinstance(v, list) else v for key, v in about["parameters"].items()}
+        parameters: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in about["parameters"].items()
+        }
         model = cls(SmallImageTokensConfig(**parameters))
         model.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
         return model.eval().requires_grad_(False)

@@ -168,7 +168,9 @@ class SmallDiffusionDecoder(nn.Module):
         about: Mapping[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
         if about.get("kind") != KIND:
             raise ValueError(f"SmallDiffusionDecoder.load: kind must be '{KIND}', got {about.get('kind')!r}.")
-        parameters = {key: tuple(v) if isinstance(v, list) else v for key, v in about["parameters"].items()}
+        parameters: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in about["parameters"].items()
+        }
         network = SmallUNet(SmallUNetConfig(**parameters))
         network.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
         return cls(network, config).eval().requires_grad_(False)

@@ -38,7 +38,7 @@ class SmallUNetConfig:
 
     size: int = 32
     token_width: int = 64
-    widths: tuple[int, int, int] = (48, 112, 128)
+    widths: tuple[int, ...] = (48, 112, 128)
     embedding: int = 128
     layers: int = 2
     heads: int = 4
