@@ -35,6 +35,7 @@ from .settings import FmriTraining, read_training
 from .streams import TrialStream
 from .study import run_study, show
 from .validation import validator
+from .warm_start import warm_start
 
 CODES: dict[str, str] = {
     "CHI-RC-155": "A recipe of images from fMRI needs a data folder.",
@@ -166,10 +167,14 @@ class _Run:
             if model is None:
                 torch.manual_seed(self.settings.seed)
                 model = build_model(self.recipe, prepared.n_voxels).to(self.device)
+            if self.settings.warm_start and model.kind == "mindeye2":
+                warm_start(model, prepared, self._targets(prepared), self.settings)
             model = self._fit(model, prepared, stopped)
             carried = {**carried, **scaler_tensors(prepared)}
         if model is not None and new is not None:
-            torch.manual_seed(self.later.seed)  # of the newcomer's fresh parameters: whatever was drawn, or resumed, before
+            torch.manual_seed(
+                self.later.seed
+            )  # of the newcomer's fresh parameters: whatever was drawn, or resumed, before
             run = self._loop(stopped, self.out / "adapt")
             model = adapt(model, new, prepared, self.later, run=run)
         if model is None:

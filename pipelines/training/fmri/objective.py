@@ -71,8 +71,10 @@ def step_loss(
         parts["contrastive"] = settings.contrastive_weight * value
     if model.prior is not None and settings.prior_weight:
         parts["prior"] = settings.prior_weight * model.prior.loss(output.tokens, batch.targets, generator=generator)[0]
-    elif settings.prior_weight:
-        parts["tokens"] = settings.prior_weight * torch.nn.functional.mse_loss(output.tokens, batch.targets)
+    # Without a prior nothing else teaches the tokens what they are.
+    token_weight = settings.token_weight or (settings.prior_weight if model.prior is None else 0.0)
+    if token_weight:
+        parts["tokens"] = token_weight * torch.nn.functional.mse_loss(output.tokens, batch.targets)
     if output.latents is not None and batch.latents is not None and settings.low_level_weight:
         parts["low_level"] = settings.low_level_weight * (output.latents - batch.latents).abs().mean()
     return _summed(parts)

@@ -23,8 +23,10 @@ class FmriTraining(Fields):
 
     `mixup_share` is the share of epochs with BiMixCo (0: none), after which SoftCLIP runs with a temperature from `soft_from` to
     `soft_to`. Weights of the losses are those of the authors' code (30 prior, 1 contrastive, .5 low level), not of the MindEye2
-    paper. MindBridge has losses of its own: `feature_weight` of the normalised MSE, `rebuild_weight` and `cycle_weight`. `hours` keeps
-    the first sessions (one an hour) of every subject, `length` so many of the training images, first seen first.
+    paper. MindBridge has losses of its own: `feature_weight` of the normalised MSE, `rebuild_weight` and `cycle_weight`.
+    `token_weight` adds the squared error of the tokens themselves, and `warm_start` begins with ridge in the subjects' linear
+    layers (MindEye2): neither is published, both are for little data. `hours` keeps the first sessions (one an hour) of every
+    subject, `length` so many of the training images, first seen first.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
@@ -37,6 +39,7 @@ class FmriTraining(Fields):
     validation_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     contrastive_weight: Weight = 1.0
     prior_weight: Weight = 30.0
+    token_weight: Weight = 0.0
     low_level_weight: Weight = 0.5
     auxiliary_weight: Weight = 0.1
     mixup_share: Annotated[float, Field(ge=0, le=1)] = 0.33
@@ -49,6 +52,7 @@ class FmriTraining(Fields):
     cycle_weight: Weight = 1.0
     bridge_tau: Positive = 0.005
     noise: Weight = 0.0
+    warm_start: bool = False
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 42
