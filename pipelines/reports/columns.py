@@ -16,6 +16,25 @@ _KNOWN = {
     "text_share": ("text share of the relevance", "", 2),
     "duration_s": ("duration", "s", 1),
     "words": ("words", "", 0),
+    # Images from fMRI: the names of the scores, as papers call them.
+    "brain-to-image": ("image retrieval", "", 3),
+    "image-to-brain": ("brain retrieval", "", 3),
+    "brain-to-image top-5": ("image retrieval, top 5", "", 3),
+    "image-to-brain top-5": ("brain retrieval, top 5", "", 3),
+    "PixCorr": ("PixCorr", "", 3),
+    "SSIM": ("SSIM", "", 3),
+    "AlexNet(2)": ("AlexNet(2), two-way", "", 3),
+    "AlexNet(5)": ("AlexNet(5), two-way", "", 3),
+    "Inception": ("Inception, two-way", "", 3),
+    "CLIP": ("CLIP, two-way", "", 3),
+    "EffNet-B": ("EffNet-B distance", "", 3),
+    "SwAV": ("SwAV distance", "", 3),
+    "efficientnet-lite0 two-way": ("efficientnet-lite0, two-way", "", 3),
+    "efficientnet-lite0 distance": ("efficientnet-lite0 distance", "", 3),
+    "efficientnet-lite0 early two-way": ("efficientnet-lite0 early layer, two-way", "", 3),
+    "spread": ("spread over samples", "", 3),
+    "images": ("images", "", 0),
+    "voxels": ("voxels", "", 0),
 }
 
 

@@ -273,9 +273,7 @@ def _published(results: Mapping[str, Any]) -> _Published | None:
         note = "The same generation of the split. The papers give the mean of subjects 1, 2, 5 and 7."
     splits = [split] if split else list(SPLITS)
     rows = {one: published_results(one) for one in splits}
-    known = {name for found in rows.values() for row in found for name in row.scores}
-    order = [*(row["metric"] for row in _model_rows(results)), *DIRECTIONS.values()]
-    columns = [name for name in dict.fromkeys([*order, *sorted(known)]) if name in known]
+    columns = list(dict.fromkeys(name for found in rows.values() for row in found for name in row.scores))
     groups = [
         (
             SPLITS[one],

@@ -243,7 +243,7 @@ def _finite(*arrays: Floats) -> bool:
 def _answer(report: FmriSubjectReport) -> list[str]:
     """Say what was decoded and how well, in whole sentences."""
     trials = f"{report.n_trials:,} trial{'' if report.n_trials == 1 else 's'}"
-    which = "of the test side, which no part of the model was fitted to" if report.side == "test" else "of this subject"
+    which = "of the test side of the split" if report.side == "test" else "of this subject"
     told = [f"{report.n_images:,} images were decoded from {trials} {which} ({report.n_voxels:,} voxels)."]
     if report.side == "all" and report.rank is not None:
         told.append(

@@ -63,8 +63,9 @@ def subject_report(item: DecodedCase, recipe: FmriRecipe, context: Context, *, g
         declared=declared(recipe),
         voxels=_voxels(item),
         regions=_regions(item),
-        warnings=list(context.flags),
-        notices=recipe.notices,
+        # What a reader decided is no warning about this subject.
+        warnings=[flag for flag in context.flags if flag not in case.data.notes],
+        notices=[*recipe.notices, *case.data.notes],
         facts=_facts(item, recipe),
         provenance={
             "inputs": dict(context.notes.get("inputs", {})),
@@ -155,7 +156,7 @@ def _regions(item: DecodedCase) -> list[RegionShare]:
             name, int(inside.sum()), float(item.importance[inside].sum()) / whole, float(inside.sum()) / len(inside)
         )
         for name, inside in item.case.subject.rois.items()
-        if inside.any()
+        if inside.any() and not inside.all()
     ]
     return sorted(rows, key=lambda row: (-row.share, row.name))
 
