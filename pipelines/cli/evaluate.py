@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from ..fmri_recipe import FmriRecipe
 
 CODES: dict[str, str] = {"CHI-RC-140": "An option of `chiasm evaluate` has no meaning for the recipe's task."}
-SPLIT, RULE = "40", "columns"
 
 
 def _folder(text: str) -> Path:
@@ -96,8 +95,7 @@ def _images(namespace: argparse.Namespace, recipe: FmriRecipe) -> int:
         namespace.references,
         namespace.out,
         recipe=recipe,
-        split=namespace.split or SPLIT,
-        rule=namespace.rule or RULE,
+        **{name: value for name in ("split", "rule") if (value := getattr(namespace, name)) is not None},
     )
     rows = [
         [name, str(row["metric"]), _number(row["value"]), _range(row), _number(row["chance"])]

@@ -282,7 +282,9 @@ def _mean_image(subject: BrainSubject, stimuli: Stimuli, size: int) -> Images | 
         return None
     starts = range(0, len(numbers), MEAN_IMAGES)
     parts = [numbers[start : start + MEAN_IMAGES] for start in starts]
-    total = sum(stimuli.read(part, size=size).sum(0, dtype=np.float64) for part in parts)
+    total = np.zeros((size, size, 3))
+    for part in parts:
+        total += stimuli.read(part, size=size).sum(0, dtype=np.float64)
     return np.rint(total / len(numbers)).astype(np.uint8)
 
 
