@@ -43,6 +43,8 @@ class MetricScore:
     chance : Interval or None
         The same metric with pairs permuted (no image keeps its own), averaged over the permutations.
     higher_is_better, published : bool
+    chance_per_image : ndarray, shape (n,), or None
+        What each stimulus adds to `chance`.
     reason : str
         Why there is no value, and where the weights belong.
     settings : mapping
@@ -56,6 +58,7 @@ class MetricScore:
     chance: Interval | None
     higher_is_better: bool
     published: bool
+    chance_per_image: NDArray[np.float64] | None = None
     reason: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -238,13 +241,15 @@ class ImageScorer:
         self, name: str, values: list[NDArray[np.float64]], higher: bool, published: bool, settings: Mapping[str, Any]
     ) -> MetricScore:
         own, *permuted = values
-        chance = self._interval(np.mean(permuted, axis=0)) if permuted else None
+        by_chance = np.mean(permuted, axis=0) if permuted else None
+        chance = self._interval(by_chance) if by_chance is not None else None
         return MetricScore(
             name=name,
             value=float(own.mean()),
             per_image=own,
             interval=self._interval(own),
             chance=chance,
+            chance_per_image=by_chance,
             higher_is_better=higher,
             published=published,
             settings=settings,

@@ -135,6 +135,16 @@ def run_study(
     return Study(numbers={"subjects": subjects, "pooled": pooled}, pictures=pictures, card=words)
 
 
+def evaluated(
+    model: BrainModel, prepared: Prepared, recipe: FmriRecipe, settings: FmriTraining, maker: ImageMaker
+) -> dict[str, Line]:
+    """Decode and score the test images of every subject by the model alone: subject -> its line."""
+    return {
+        name: _Scoring(one, prepared, recipe, settings, maker).lines(model, None, root=None, baselines=False)[0]
+        for name, one in prepared.subjects.items()
+    }
+
+
 class _Scoring:
     """The lines of one subject."""
 
