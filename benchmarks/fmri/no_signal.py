@@ -1,7 +1,8 @@
 """Nothing to find: phantoms of strength 0, pooled over seeds, in every metric. Each must be at chance.
 
-At chance: the 99 % bootstrap interval over stimuli of the score pooled over all seeds contains chance (two-way: 0.5; retrieval: one over the
-pool; pixels and distances: the same metric on permuted pairs, as a paired difference that contains 0).
+At chance: the 99 % bootstrap interval over stimuli of the score pooled over all seeds contains chance: 0.5 for two-way
+identification, one over the pool for retrieval, for pixels and distances the same metric on permuted pairs (a paired difference
+that contains 0).
 
     python benchmarks/fmri/no_signal.py WORK
 """

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .... import __version__
-from ....data.atomic import write_json
+from ....data.atomic import write_json, write_tsv
 from ....data.errors import InputError, RecipeError
 from ....data.fmri.stimulus_splits import check_disjoint
 from ....data.phantoms.marker import is_phantom
@@ -266,6 +266,7 @@ class _Run:
         )
         results = {**self._about(prepared, phantom), **study.numbers}
         write_json(self.out / "results.json", results)
+        write_tsv(self.out / "test_images.tsv", study.per_image, ("subject", "line", "image", "metric", "value"))
         about = {"phantom": phantom, "target_sha256": self.encoder.sha256, "scores": study.card, "carried": carried}
         weights = export(model, self.recipe, self.settings, prepared, self.out, about=about)
         pages = write_fmri_study_report(self.out, results, study.pictures)

@@ -74,11 +74,14 @@ class Study:
         Subject -> name of a line (``seen`` first) -> images (k, S, S, 3).
     card : dict of str to str
         Scores in words for the model card.
+    per_image : list of dict
+        What every test image adds to every score: subject, line, image, metric, value.
     """
 
     numbers: dict[str, Any]
     pictures: dict[str, dict[str, Images]]
     card: dict[str, str] = field(default_factory=dict)
+    per_image: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_study(
@@ -132,7 +135,15 @@ def run_study(
         if row["kind"] == "model"
         for metric, score in row["scores"].items()
     }
-    return Study(numbers={"subjects": subjects, "pooled": pooled}, pictures=pictures, card=words)
+    rows = [
+        {"subject": name, "line": line.name, "image": int(image), "metric": metric, "value": f"{value:.6g}"}
+        for name, found in lines.items()
+        for line in found
+        for metric, values in line.values().items()
+        for image, value in zip(prepared.subjects[name].test.image, values, strict=True)
+    ]
+    numbers = {"subjects": subjects, "pooled": pooled}
+    return Study(numbers=numbers, pictures=pictures, card=words, per_image=rows)
 
 
 def evaluated(
