@@ -253,8 +253,8 @@ def _retrieval(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, 
 
 def _declared(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, Mapping[str, str]]]]:
     """Return the names of what is declared, and (line, declared): how candidates were chosen, and what was blended."""
-    first = next(iter(results["subjects"].values()), {"lines": []})
-    rows = [(line["name"], line["declared"]) for line in first["lines"] if line["declared"]]
+    subjects = list(results["subjects"].values())
+    rows = [(line["name"], line["declared"]) for one in subjects[:1] for line in one["lines"] if line["declared"]]
     return list(dict.fromkeys(key for _, found in rows for key in found)), rows
 
 

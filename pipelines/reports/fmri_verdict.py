@@ -85,13 +85,13 @@ def main_metric(results: Mapping[str, Any]) -> str:
 
 def retrieval_chance(results: Mapping[str, Any]) -> float:
     """Return the share that guessing finds among all test images, averaged over subjects."""
-    chances = [1.0 / max(1, one["test_images"]) for one in results["subjects"].values()]
+    chances = [1.0 / max(1, int(one["test_images"])) for one in results["subjects"].values()]
     return sum(chances) / max(1, len(chances))
 
 
 def said(metric: str, difference: Mapping[str, float]) -> Literal["better", "worse", "open"]:
     """Say what a paired difference, model minus the other, tells about the model."""
-    if difference["low"] <= 0.0 <= difference["high"]:
+    if not (difference["low"] > 0.0 or difference["high"] < 0.0):  # so that no number is no answer
         return "open"
     return "better" if (difference["mean"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -195,6 +196,7 @@ def test_of_a_distance_less_is_better() -> None:
     assert said(DISTANCE, score(-0.3)) == "better"
     assert said(TWO_WAY, score(-0.3)) == "worse"
     assert said(TWO_WAY, score(0.01)) == "open"
+    assert said(TWO_WAY, score(math.nan)) == "open"
     assert number(score(-0.3), sign=True) == "−0.300 [−0.350, −0.250]"
 
 
