@@ -81,7 +81,9 @@ def _add_brain(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recipes of images from fMRI")
     group.add_argument("--subjects", nargs="+", metavar="S", default=(), help="train on these (default: all in DATA)")
     group.add_argument("--new-subject", metavar="S", help="then adapt the model to this subject")
-    group.add_argument("--hours", type=float, metavar="H", help="of the new subject (else of all): first sessions, one an hour")
+    group.add_argument(
+        "--hours", type=float, metavar="H", help="of the new subject (else of all): first sessions, one an hour"
+    )
     group.add_argument("--length", type=_steps, metavar="N", help="training images of the new subject (else of all)")
     group.add_argument("--from", dest="start", metavar="WEIGHTS", help="a trained model to begin with: name or folder")
     group.add_argument("--epochs", type=_steps, metavar="N", help="instead of the recipe's")
