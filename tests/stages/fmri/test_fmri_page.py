@@ -124,7 +124,7 @@ def test_without_stimuli_decoder_and_mask_only_the_rest_is_told(item: DecodedCas
     [
         (["sub-01_space-MNI152NLin2009cAsym_betas.nii.gz"], "MNI152NLin2009cAsym"),
         (["sub-01_space-T1w_betas.nii.gz"], ""),
-        (["sub-01_space-MNI152Lin_betas.nii.gz", "sub-01_space-T1w_mask.nii.gz"], ""),
+        (["sub-01_space-MNI152Lin_betas.nii.gz", "sub-01_space-MNI152NLin6Asym_mask.nii.gz"], ""),
         (["betas.npy"], ""),
     ],
 )
