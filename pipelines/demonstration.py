@@ -1,4 +1,4 @@
-"""The cohort of the demo: real heads where there are any, and a patient that is broken on purpose."""
+"""What the demo works on: real heads where there are any and a patient that is broken on purpose; then a phantom brain."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ..data.errors import ToolError
 CODES = {"CHI-TL-002": "The package that carries the demo's real MRI is not installed."}
 COLIN27 = Path("/usr/share/mricron/templates/ch2.nii.gz")
 """Colin27, one man's head averaged over 27 scans: Debian package ``mricron-data``."""
+BRAIN_IMAGES, BRAIN_SHARED = 300, 24
+"""Of the phantom brain: pictures to learn from, and to decode."""
 MNI152 = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
 
@@ -37,6 +39,26 @@ def make_cohort(folder: Path) -> Iterator[str]:
         broken.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(broken, template.read_bytes()[:60_000])
     yield "broken   the first 60 kB of a file, as an interrupted copy leaves it: it must fail, alone"
+
+
+def make_brain(folder: Path) -> str:
+    """Write a phantom brain that looked at pictures (once) and say in a line what it is.
+
+    Raises
+    ------
+    ToolError
+        ``CHI-TL-020``: h5py is missing.
+    """
+    if not (folder / "phantom.json").is_file():  # the last file that is written
+        from ..data.phantoms.nsd.cohort import NsdCohort, write_nsd
+
+        shutil.rmtree(folder, ignore_errors=True)
+        images = {"images": BRAIN_IMAGES, "shared": BRAIN_SHARED}
+        write_nsd(folder, NsdCohort(subjects=1, stimuli="fashion-mnist-small", **images))
+    return (
+        f"images from fMRI: {BRAIN_IMAGES} real pictures of clothes to learn from, {BRAIN_SHARED} to decode. "
+        "The brain and its responses are SYNTHETIC, drawn by a known forward model: no person was measured."
+    )
 
 
 NOTICE = "the template that the tissue network was trained from, so its result is no evidence of accuracy"

@@ -86,7 +86,6 @@ class OpenBetas(Stage):
                 "CHI-IN-347", "there is no trial.", "Check the table of trials.", file=item.recordings[0].relative
             )
         context.notes["inputs"] = hash_inputs(item)
-        context.flags.extend(data.notes)
         return BetasCase(
             session=item,
             data=replace(data, subjects=(replace(subject, name=known),)),
