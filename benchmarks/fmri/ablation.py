@@ -56,8 +56,8 @@ def main() -> None:
     RESULTS.write_text(
         json.dumps(
             {
-                "command": "python benchmarks/fmri/ablation.py DATA WORK",
-                "data": "chiasm phantom nsd DATA --images 3000",
+                "command": "python benchmarks/fmri/ablation.py DATA WORK --epochs 12",
+                "data": "chiasm phantom nsd DATA",
                 "settings": settings,
                 "rows": found,
                 "python": platform.python_version(),
