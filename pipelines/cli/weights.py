@@ -52,7 +52,7 @@ def register(subparsers: Any) -> None:
 
 def _description_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ["brain-mask", "mindbridge", "mindeye", "mindeye-low-level", "mindeye2", "monai", "swin-unetr"]
-    kinds += ["swin-unetr-encoder", "unet3d", "whisper-encoder"]
+    kinds += ["swin-unetr-encoder", "unet3d", "whisper-encoder", "sdxl-unclip", "image-judge"]
     parser.add_argument("--kind", choices=kinds, help="of network")
     parser.add_argument(
         "--parameters",

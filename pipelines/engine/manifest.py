@@ -44,6 +44,8 @@ class ManifestEntry(BaseModel):
         "mindbridge",
         "small-image-tokens",
         "small-image-decoder",
+        "sdxl-unclip",
+        "image-judge",
     ]
     parameters: dict[str, Any] = Field(default_factory=dict)
     channels: tuple[str, ...] = ()

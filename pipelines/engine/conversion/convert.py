@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ....data.atomic import write_json
 from ....data.errors import SeveralErrors, WeightsError
 from ..components import build_network
 from ..manifest import ManifestEntry
 from ..safetensors_header import read_header
 from ..tensors import check_fit, read_tensors, write_folder
-from ..weights import sha256_of
+from ..weights import PIPELINE_FILE, sha256_of
 from .brain import FORMATS, brain_parts
 from .child import read_foreign
 from .keys import RENAME
@@ -122,7 +123,15 @@ def convert(source: Path, folder: Path, description: Description) -> list[str]:
         try:
             _check_hash(path, description.hashes.get(part))
             tensors = _read(path, notes)
-            if description.kind in FORMATS:
+            if description.kind == "sdxl-unclip":
+                from ....heads.image_decoders.sgm_conversion import convert_sdxl_unclip
+
+                convert_sdxl_unclip(tensors, folder)
+                write_json(folder / PIPELINE_FILE, {"_class_name": description.kind, "source": description.source})
+                return notes
+            if description.kind == "image-judge":  # its architecture is torchvision's, which scoring loads
+                parts[part] = tensors
+            elif description.kind in FORMATS:
                 found = brain_parts(tensors, description.kind, description.parameters, name=path.name, notes=notes)
                 parts |= found.parts
                 config |= found.config
