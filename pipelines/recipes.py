@@ -278,7 +278,8 @@ def _on_base(tree: dict[str, Any], name: str) -> Mapping[str, Any]:
             "CHI-RC-003", f"recipe '{name}', base: '{base}' is a variant itself.", "Name its base instead."
         )
     merged: dict[str, Any] = _merged(under, tree)
-    if isinstance(merged.get("components"), Mapping):  # `NAME: null` takes a component of the base away, or a parameter of one
+    # `NAME: null` takes a component of the base away, or a parameter of one.
+    if isinstance(merged.get("components"), Mapping):
         kept = {name: spec for name, spec in merged["components"].items() if spec is not None}
         merged["components"] = {name: _without_nulls(spec) for name, spec in kept.items()}
     return merged
