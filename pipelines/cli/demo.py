@@ -1,4 +1,4 @@
-"""``chiasm demo OUT``: a real MRI in a small cohort with one deliberately broken patient; then images from a phantom brain."""
+"""``chiasm demo OUT``: the main job on a real MRI, one patient broken on purpose; then images from a phantom brain."""
 
 from __future__ import annotations
 
