@@ -176,7 +176,7 @@ def image_numbers(table: TrialTable, names: Sequence[str], suffixes: Mapping[str
             mistakes.add(
                 line,
                 f"there is no stimulus '{image[:60]}' among {len(names)}{counts}",
-                did_you_mean(image, list(place)),
+                "" if image.isdecimal() else did_you_mean(image, list(place)),  # the range says it already
             )
     mistakes.raise_all()
     return found
