@@ -54,6 +54,7 @@ def test_training_writes_these_files(trained) -> None:
         "fit/history.jsonl",
         "report.html",
         "results.json",
+        "test_images.tsv",
         *(f"weights/{name}" for name in ("README.md", "config.json")),
         *(f"weights/{name}.safetensors" for name in ("model", "prior", "scalers")),
     }
