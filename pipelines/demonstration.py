@@ -53,8 +53,8 @@ def make_brain(folder: Path) -> str:
         from ..data.phantoms.nsd.cohort import NsdCohort, write_nsd
 
         shutil.rmtree(folder, ignore_errors=True)
-        images = {"images": BRAIN_IMAGES, "shared": BRAIN_SHARED}
-        write_nsd(folder, NsdCohort(subjects=1, stimuli="fashion-mnist-small", **images))
+        cohort = NsdCohort(subjects=1, images=BRAIN_IMAGES, shared=BRAIN_SHARED, stimuli="fashion-mnist-small")
+        write_nsd(folder, cohort)
     return (
         f"images from fMRI: {BRAIN_IMAGES} real pictures of clothes to learn from, {BRAIN_SHARED} to decode. "
         "The brain and its responses are SYNTHETIC, drawn by a known forward model: no person was measured."
