@@ -29,7 +29,7 @@ from .adaptation import adapt
 from .export import export, scaler_tensors
 from .fit import FitData, fit, forget
 from .model import BrainModel, build_model, count_parameters
-from .prepare import Prepared, TargetTable, chosen_subjects, encode, needed_images, prepare
+from .prepare import Prepared, TargetTable, chosen_subjects, needed_images, prepare, target_table
 from .ridge_fit import fit_ridge_model
 from .settings import FmriTraining, read_training
 from .streams import TrialStream
@@ -205,18 +205,15 @@ class _Run:
         return self._loop(stopped, self.out / "fit")(model, prepared, self.settings)
 
     def _targets(self, prepared: Prepared) -> TargetTable:
-        images = needed_images(prepared)
-        space = target_space(self.recipe.target)
-        table = encode(self.encoder, prepared.stimuli, images, size=space.pixels)
-        return TargetTable(images, lambda places: table[torch.from_numpy(places)])
+        return target_table(self.encoder, prepared.stimuli, needed_images(prepared), folder=self.out / "features")
 
     def _latents(self, prepared: Prepared) -> TargetTable | None:
         encoder = load_latents(self.recipe, self.device)
         if encoder is None:
             return None
-        space, images = target_space(self.recipe.low_level or ""), needed_images(prepared)
-        table = space.as_latents(encode(encoder, prepared.stimuli, images, size=space.pixels))
-        return TargetTable(images, lambda places: table[torch.from_numpy(places)])
+        space = target_space(self.recipe.low_level or "")
+        table = target_table(encoder, prepared.stimuli, needed_images(prepared), folder=self.out / "features")
+        return TargetTable(table.images, lambda places: space.as_latents(table(table.images[places])))
 
     def _loop(
         self, stopped: Callable[[], bool], folder: Path

@@ -15,6 +15,7 @@ from torch import Tensor
 from ....data.datasets.fmri import open_decoding_set, subject_names
 from ....data.errors import InputError, did_you_mean
 from ....data.fmri.decoding_set import BrainSubject, DecodingSet, Stimuli
+from ....data.fmri.feature_files import FeatureAbout, extract_features, feature_path, stimuli_sha256
 from ....data.fmri.scaling import VoxelScaler, own_scaler
 from ....data.fmri.stimulus_splits import check_disjoint, hold_out
 from ....data.fmri.trials import TRAIN, ImageTrials, Trials, by_image
@@ -28,6 +29,8 @@ CODES: dict[str, str] = {
     "CHI-IN-341": "Images cannot be trained on: the data set has no stimuli, or no trials to train or test with.",
 }
 PIXEL_BATCH = 256
+IN_MEMORY_BYTES = 1 << 30
+"""Of targets: CLIP's 257 x 768 tokens of NSD's images are 58 GB."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,6 +163,44 @@ class TargetTable:
     def __call__(self, images: NDArray[np.int64]) -> Tensor:
         """Return the targets of some stimuli."""
         return self._read(np.array([self._place[int(image)] for image in images], dtype=np.int64))
+
+
+def target_table(encoder: TargetEncoder, stimuli: Stimuli, images: NDArray[np.int64], *, folder: Path) -> TargetTable:
+    """Return the targets of stimuli: in memory where they are few, else from a file that is made once.
+
+    Parameters
+    ----------
+    encoder : TargetEncoder
+    stimuli : Stimuli
+    images : ndarray of int64, shape (n,)
+    folder : Path
+        For the file; it names what it was made of and is refused where anything differs (``CHI-IN-320``).
+
+    Raises
+    ------
+    InputError, ResourceError
+        As `data.fmri.feature_files.extract_features`.
+    """
+    space = encoder.space
+    if 4 * len(images) * space.tokens * space.width <= IN_MEMORY_BYTES:
+        table = encode(encoder, stimuli, images, size=space.pixels)
+        return TargetTable(images, lambda places: table[torch.from_numpy(places)])
+    about = FeatureAbout(
+        target=space.name,
+        encoder=encoder.sha256,
+        preprocessing=space.normalisation,
+        stimuli=stimuli_sha256(stimuli),
+        rows=stimuli.n,
+        tokens=space.tokens,
+        width=space.width,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    file = extract_features(
+        feature_path(folder, about),
+        about,
+        lambda numbers: encode(encoder, stimuli, numbers, size=space.pixels).numpy(),
+    )
+    return TargetTable(images, lambda places: torch.from_numpy(file.read(images[places])))
 
 
 def needed_images(prepared: Prepared, *, sides: Sequence[str] = ("train", "validation", "test")) -> NDArray[np.int64]:
