@@ -71,7 +71,10 @@ def main() -> None:
 
 def variant(change: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe that stands on `fmri-images` and changes what a row changes."""
-    tree: dict[str, Any] = {"base": "fmri-images", "training": change.get("training", {})}
+    tree: dict[str, Any] = {
+        "base": "fmri-images",
+        "training": {"contrastive_weight": 2.0, **change.get("training", {})},
+    }
     if change.get("prior") is False:
         tree["components"] = {"prior": None}
         tree["reconstruction"] = {"samples": 1, "select": "none"}

@@ -45,7 +45,9 @@ def one_seed(work: Path, seed: int, epochs: int) -> dict[str, list[float]]:
         )
         write_nsd(data, cohort)
     recipe = load_recipe("fmri-images")
-    settings = read_training({**recipe.training, "epochs": epochs, "seed": seed}, name="no-signal")
+    settings = read_training(
+        {**recipe.training, "contrastive_weight": 2.0, "epochs": epochs, "seed": seed}, name="no-signal"
+    )
     encoder = load_encoder(recipe)
     prepared = prepare(data, ["01"], recipe, settings, cache=out / "betas")
     images = needed_images(prepared)
